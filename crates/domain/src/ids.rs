@@ -217,6 +217,10 @@ bytes!(
     BlockHash[32]
 );
 bytes!(
+    /// SHA-256 over the validators' seeds; its lower-case hex is what goes into further hashes.
+    CombinedSeed[32]
+);
+bytes!(
     /// A 32-byte seed that evaluation batches are drawn from.
     Seed[32]
 );

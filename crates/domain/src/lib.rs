@@ -1,8 +1,46 @@
 //! The rules of the network: values and pure functions, no I/O, no clock, no runtime.
 
+mod assignment;
+mod cohorts;
+mod commitments;
+mod history;
 mod ids;
+mod join;
+mod messages;
+mod metagraph;
+mod reason;
+mod schedule;
+mod score;
+mod weights;
 
+pub use assignment::{
+    assign, combined_seed, evaluation_seed, foreground_cut, h256, rank_by_incentive,
+};
+pub use cohorts::{CohortConfig, CohortValidator, Cohorts, Tally, background, cohorts, tally};
+pub use commitments::{
+    CommitmentError, MAX_COMMITMENT_BYTES, MinerCommitment, SignedHashCommitment,
+    ValidatorCommitment,
+};
+pub use history::{HISTORY_ROUNDS, History, MinerHistory, ScoreRecord};
 pub use ids::{
-    BlockHash, BlockNumber, CycleIndex, ExpertGroup, GlobalVersion, Hotkey, ModelHash, NetUid,
-    ParseIdError, RoundId, Seed, Uid,
+    BlockHash, BlockNumber, CombinedSeed, CycleIndex, ExpertGroup, GlobalVersion, Hotkey,
+    ModelHash, NetUid, ParseIdError, RoundId, Seed, Uid,
+};
+pub use join::{
+    Checkpoint, Garbage, Joined, Slots, Unusable, ValidatorSet, VersionWindow, authoritative,
+    join_miners, join_validators, round_validators, validator_seeds,
+};
+pub use messages::{block_message, model_hash_message, submission_message};
+pub use metagraph::{Metagraph, Neuron, WeightRow};
+pub use reason::{Reason, UnknownReason};
+pub use schedule::{
+    NextOccurrence, Phase, PhaseRecord, PhaseTable, PreviousOccurrence, Schedule, ScheduleError,
+};
+pub use score::{
+    Comparison, Judgement, RANK_SCORES, RoundScores, ScoreError, compare, delta, mean, rank_round,
+    raw_score,
+};
+pub use weights::{
+    BURN_UID, Fallback, TopK, TwoGroups, WeightGroups, Weights, averages, fallback, is_stale,
+    share_out, to_u16,
 };
