@@ -1,1 +1,43 @@
-//! To be written.
+//! Model files of the subnet: read from strangers without trust, written for strangers without surprise.
+//!
+//! Two formats (`.safetensors` and Python's `.pt`), the model hash, the checks that decide whether a miner's file
+//! can be evaluated, the slices in which a global model is published, and the arithmetic of a merge: the weighted
+//! pseudo-gradient and the outer step. Plain CPU code over mapped files; it knows no tensors library, no network
+//! and no clock.
+
+mod aggregate;
+mod checkpoint;
+mod dtype;
+mod finite;
+mod groups;
+mod hash;
+mod hub;
+mod layout;
+mod manifest;
+mod map;
+mod outer;
+mod overlay;
+mod publish;
+mod read;
+mod refusal;
+mod source;
+mod tensor;
+mod verify;
+mod write;
+
+pub use aggregate::{AggregateError, Contribution, PseudoGradient};
+pub use checkpoint::{Checkpoint, Format, Limits, open};
+pub use dtype::{Dtype, decode_f32, encode_f32};
+pub use groups::ExpertGroups;
+pub use hash::model_hash;
+pub use hub::{HubModel, SubnetForm, subnet_form};
+pub use layout::{SliceId, SliceLayout};
+pub use manifest::{Manifest, ManifestError, Slice};
+pub use outer::OuterSgd;
+pub use overlay::{Overlay, overlay};
+pub use publish::{Publication, PublishError, PublishedModel, publish_model};
+pub use refusal::{Flaw, Refusal};
+pub use source::{MemoryTensors, TensorSource};
+pub use tensor::{TensorInfo, TensorSpec};
+pub use verify::{Verified, verify};
+pub use write::{FileInfo, WriteError, write_pt, write_safetensors};
