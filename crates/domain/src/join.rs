@@ -24,7 +24,8 @@ pub struct VersionWindow {
 }
 
 impl VersionWindow {
-    /// The window as seen at `block`. Before the first MinerCommit1 only version 0 is in it.
+    /// The window as seen at `block`: the MinerCommit1 that started last before it counts. Until
+    /// the first one only version 0 is in it.
     pub fn at(schedule: &Schedule, block: BlockNumber, version_range_cycles: u64) -> Self {
         let latest = schedule.previous(block, Phase::MinerCommit1).start;
         Self::ending_at(schedule, u64::try_from(latest).unwrap_or(0), version_range_cycles)

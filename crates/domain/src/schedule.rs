@@ -241,11 +241,12 @@ impl Schedule {
         PhaseTable(Phase::ALL.map(|phase| self.next(block, phase)))
     }
 
-    /// The latest occurrence of `phase` that has started at `block`.
+    /// The latest occurrence of `phase` that started before `block`. One that starts exactly at
+    /// `block` counts as the next, not as the latest (`vectors/phases.json`).
     pub fn previous(&self, block: BlockNumber, phase: Phase) -> PreviousOccurrence {
         let cycle = self.cycle_of(block);
         let (first, last) = self.phase_range(cycle, phase);
-        let back = if first <= block { 0 } else { signed(self.cycle_length()) };
+        let back = if first < block { 0 } else { signed(self.cycle_length()) };
         PreviousOccurrence { start: signed(first.0) - back, end: signed(last.0) - back }
     }
 
@@ -308,7 +309,7 @@ impl From<NextOccurrence> for (BlockNumber, BlockNumber, u64) {
     }
 }
 
-/// The latest occurrence of a phase that has started; serialised as `[start, end]`. Before the
+/// The latest occurrence of a phase that started before a block; serialised as `[start, end]`. Before the
 /// first cycle ends it can lie before block 0, as the deployed phase API answers too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "(i64, i64)", into = "(i64, i64)")]

@@ -73,9 +73,10 @@ proptest! {
             prop_assert_eq!(next.start.0, block + next.blocks_until);
             prop_assert_eq!(schedule.phase_at(next.start).blocks_into_phase, 0);
             prop_assert_eq!(schedule.phase_of(next.start), phase);
-            prop_assert!(previous.start <= signed(block));
+            prop_assert!(previous.start < signed(block));
             let apart = signed(next.start.0) - previous.start;
-            prop_assert!(apart == signed(schedule.cycle_length()) || apart == 0);
+            prop_assert_eq!(apart, signed(schedule.cycle_length()));
+            prop_assert_eq!(previous.end - previous.start, signed(schedule.length(phase)) - 1);
         }
     }
 
