@@ -9,6 +9,7 @@ mod join;
 mod messages;
 mod metagraph;
 mod reason;
+mod round;
 mod schedule;
 mod score;
 mod weights;
@@ -33,6 +34,13 @@ pub use join::{
 pub use messages::{block_message, model_hash_message, submission_message};
 pub use metagraph::{Metagraph, Neuron, WeightRow};
 pub use reason::{Reason, UnknownReason};
+pub use round::{
+    Baseline, Cause, Committed, Degradation, DegradationKind, Effect, Event, Finished,
+    FreezeInputs, Frozen, FrozenValidator, Job, JobGrant, JobKind, JobState, MergeOutcome,
+    MergePlan, MergeResult, Miner, MinerRecord, ModelRef, Payload, Policy, PolicyError,
+    RawCommitment, Record, Rejection, Reply, Round, Stage, State, Submission, Verdict,
+    WeightPolicy, Write, WriteKind, WriteState, WriteStatus, apply,
+};
 pub use schedule::{
     NextOccurrence, Phase, PhaseRecord, PhaseTable, PreviousOccurrence, Schedule, ScheduleError,
 };

@@ -1,0 +1,31 @@
+//! The round as a state machine: an event goes in, the new state and the work to be done come out.
+//!
+//! [`State`] is everything that must survive a crash; [`apply`] is the only thing that changes it.
+//! It is pure: blocks are its clock, and chance comes in with the events. Work outside is named by
+//! [`Effect`]s, which are part of the state until an event says that they are done: so the driver
+//! saves the state first, runs the effects after, and runs them again after a crash. Effects are
+//! idempotent by name.
+//!
+//! It does not know how anything is read, written, sent or evaluated.
+
+mod finalise;
+mod freeze;
+mod jobs;
+mod machine;
+mod policy;
+mod record;
+mod state;
+#[cfg(test)]
+mod tests;
+mod writes;
+
+pub use freeze::{FreezeInputs, Frozen, FrozenValidator, RawCommitment};
+pub use jobs::{Finished, JobGrant};
+pub use machine::{Effect, Event, MergePlan, Rejection, Reply, apply};
+pub use policy::{Policy, PolicyError, WeightPolicy};
+pub use record::{MinerRecord, Record};
+pub use state::{
+    Baseline, Committed, Degradation, DegradationKind, Cause, Job, JobKind, JobState, MergeOutcome,
+    MergeResult, Miner, ModelRef, Payload, Round, Stage, State, Submission, Verdict, Write,
+    WriteKind, WriteState, WriteStatus,
+};

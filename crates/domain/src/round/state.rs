@@ -1,0 +1,475 @@
+//! What the scheduler knows: one value, saved whole, from which everything can go on.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::freeze::Frozen;
+use crate::{
+    BlockNumber, CycleIndex, ExpertGroup, GlobalVersion, History, Hotkey, ModelHash, Reason,
+    RoundId, Uid, Weights,
+};
+
+/// A global model in the artifact store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelRef {
+    /// Block number stamped on the model.
+    pub global_version: GlobalVersion,
+    /// Hash of this validator's expert group slice.
+    pub model_hash: ModelHash,
+    /// Key of the model's folder in the artifact store.
+    pub prefix: String,
+}
+
+/// A miner's verified file in the artifact store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Submission {
+    /// Whose it is.
+    pub hotkey: Hotkey,
+    /// Key of the file.
+    pub key: String,
+    /// Model hash of the file.
+    pub model_hash: ModelHash,
+    /// SHA-256 of the file, hex.
+    pub sha256: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Block at which it was stored.
+    pub block: BlockNumber,
+}
+
+/// Something that did not go the normal way. Nothing falls back silently.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Degradation {
+    /// Stable kind.
+    pub kind: DegradationKind,
+    /// What happened, to what.
+    pub detail: String,
+    /// Block at which it was noticed.
+    pub block: BlockNumber,
+}
+
+/// Kinds of [`Degradation`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DegradationKind {
+    /// The scheduler came too late to publish its seed.
+    LateStart,
+    /// The scheduler came too late to take part in the round at all.
+    RoundMissed,
+    /// The inputs could not be read from the chain in time.
+    FreezeFailed,
+    /// This validator is not registered, or does not count as a validator.
+    NotAValidator,
+    /// No validator has published a seed.
+    NoSeeds,
+    /// A submission was not evaluated: the validator's fault, nothing is written for its miner.
+    NotEvaluated,
+    /// A worker lost its lease and the job was given out again.
+    JobRetried,
+    /// A job failed on every worker that tried it.
+    JobFailed,
+    /// The merge did not end in time, or failed: the model stays as it was.
+    MergeFailed,
+    /// A validator that should have been in the merge was not.
+    MergePartial,
+    /// Nobody earned a weight in this round.
+    NoWeights,
+    /// Weights of the stale guard instead of the round's own.
+    StaleGuard,
+    /// Weights were held back by policy.
+    WeightsHeld,
+    /// A write to the chain failed for good.
+    WriteFailed,
+    /// The round ended with something left undone.
+    Unfinished,
+}
+
+impl DegradationKind {
+    /// The stable, snake_case name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::LateStart => "late_start",
+            Self::RoundMissed => "round_missed",
+            Self::FreezeFailed => "freeze_failed",
+            Self::NotAValidator => "not_a_validator",
+            Self::NoSeeds => "no_seeds",
+            Self::NotEvaluated => "not_evaluated",
+            Self::JobRetried => "job_retried",
+            Self::JobFailed => "job_failed",
+            Self::MergeFailed => "merge_failed",
+            Self::MergePartial => "merge_partial",
+            Self::NoWeights => "no_weights",
+            Self::StaleGuard => "stale_guard",
+            Self::WeightsHeld => "weights_held",
+            Self::WriteFailed => "write_failed",
+            Self::Unfinished => "unfinished",
+        }
+    }
+}
+
+/// Where a round stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Opened, waiting for the freeze.
+    Open,
+    /// Frozen: submissions are taken and evaluated.
+    Evaluating,
+    /// Scores are final, the merge runs.
+    Merging,
+    /// Hash and weights go to the chain.
+    Committing,
+    /// Over, the record is made.
+    Closed,
+}
+
+/// A miner of the round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Miner {
+    /// Slot at the freeze.
+    pub uid: Uid,
+    /// Whether it is this validator's to evaluate first.
+    pub assigned: bool,
+    /// What it committed, where that can be used.
+    pub committed: Option<Committed>,
+    /// Why it may not upload, where it may not.
+    pub fault: Option<Cause>,
+    /// The last upload that was refused, until one is stored.
+    pub refused: Option<Cause>,
+    /// Its stored file.
+    pub submission: Option<Submission>,
+    /// What the evaluation found.
+    pub verdict: Option<Verdict>,
+    /// Rank score of the round, once final; none when the round writes nothing for it.
+    pub score: Option<f64>,
+    /// Why the final score is what it is, where there is a reason.
+    pub reason: Option<Reason>,
+}
+
+/// What a miner revealed on chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Committed {
+    /// Hash of its model.
+    pub model_hash: ModelHash,
+    /// URL-safe base64 of the signature from the first commit phase.
+    pub signature: String,
+    /// Version of the model that it trained on.
+    pub version: GlobalVersion,
+}
+
+/// A reason with its story.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    /// Stable reason code.
+    pub reason: String,
+    /// What happened, for a person.
+    pub detail: String,
+}
+
+/// What an evaluation found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Verdict {
+    /// Losses per batch, in nats per token, paired with the base model's.
+    Measured {
+        /// The base model's, on the same device.
+        baseline: Vec<f64>,
+        /// The submission's.
+        losses: Vec<f64>,
+        /// `max(0, mean baseline - mean loss) ^ 1.2`.
+        raw: f64,
+        /// Digest of the token ids used.
+        batches_digest: String,
+    },
+    /// The submission is invalid.
+    Invalid(Cause),
+}
+
+/// What a job is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobKind {
+    /// Loss of the base model.
+    Baseline,
+    /// Loss of a miner's submission.
+    Score(Hotkey),
+    /// Loss of the merged model on the held-out batches.
+    HeldOut,
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// Nobody works on it.
+    Queued,
+    /// A worker has it until `until`, if it does not renew.
+    Leased {
+        /// Name of the worker.
+        worker: String,
+        /// Token of the lease.
+        fence: u64,
+        /// First block at which the lease is over.
+        until: BlockNumber,
+    },
+    /// There is a result.
+    Done,
+    /// Given up: the validator's fault.
+    Failed(Cause),
+}
+
+/// A piece of work for an evaluator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// What for.
+    pub kind: JobKind,
+    /// Where it stands.
+    pub state: JobState,
+    /// How often it was given out.
+    pub attempts: u32,
+}
+
+/// How a merge ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "outcome")]
+pub enum MergeOutcome {
+    /// With others.
+    Merged(MergeResult),
+    /// Alone.
+    Solo(MergeResult),
+    /// Not at all: the model stays as it was.
+    Failed {
+        /// Why.
+        why: String,
+    },
+}
+
+/// What a merge made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MergeResult {
+    /// Whose gradient is in the result.
+    pub members: Vec<Hotkey>,
+    /// Digest of the reduced pseudo-gradient, hex.
+    pub digest: String,
+    /// The new model.
+    pub model: ModelRef,
+    /// Who or what was left out; empty when nothing.
+    pub detail: String,
+}
+
+impl MergeOutcome {
+    /// The new model, if there is one.
+    pub fn model(&self) -> Option<&ModelRef> {
+        match self {
+            Self::Merged(result) | Self::Solo(result) => Some(&result.model),
+            Self::Failed { .. } => None,
+        }
+    }
+
+    /// The stable, snake_case name.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Merged(_) => "merged",
+            Self::Solo(_) => "solo",
+            Self::Failed { .. } => "failed",
+        }
+    }
+}
+
+/// What is written to the chain in a round, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WriteKind {
+    /// Seed and heartbeat, in MinerCommit1.
+    Seed,
+    /// Signature of the new model's hash, in ValidatorCommit1.
+    SignedHash,
+    /// The hash itself, in ValidatorCommit2.
+    ModelHash,
+    /// The weights, in ValidatorCommit2.
+    Weights,
+}
+
+impl WriteKind {
+    /// The stable, snake_case name: also the intent's kind at the chain service.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Seed => "seed",
+            Self::SignedHash => "signed_hash",
+            Self::ModelHash => "model_hash",
+            Self::Weights => "weights",
+        }
+    }
+}
+
+/// What is to be written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Payload {
+    /// Bytes of a commitment.
+    Commitment(Vec<u8>),
+    /// Shares by UID, summing to one.
+    Weights(Vec<(Uid, f64)>),
+}
+
+/// Where a write stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WriteState {
+    /// Nothing sent yet.
+    Pending,
+    /// Handed to a node.
+    Submitted,
+    /// In a block.
+    Included,
+    /// Final and read back.
+    Done,
+    /// Refused for good.
+    Failed,
+}
+
+impl WriteState {
+    /// Whether nothing will change any more.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Done | Self::Failed)
+    }
+
+    /// The stable, snake_case name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Submitted => "submitted",
+            Self::Included => "included",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// A write to the chain.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Write {
+    /// What.
+    pub payload: Payload,
+    /// Where it stands.
+    pub status: WriteStatus,
+}
+
+/// What is known of a write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriteStatus {
+    /// Where it stands.
+    pub state: WriteState,
+    /// Hash of the extrinsic, `0x` and hex; empty before one was sent.
+    pub extrinsic_hash: String,
+    /// Block that holds it; zero before inclusion.
+    pub block: BlockNumber,
+    /// Reason of a failure; empty otherwise.
+    pub reason: String,
+}
+
+impl WriteStatus {
+    /// Of a write that nobody has tried.
+    pub fn pending() -> Self {
+        Self {
+            state: WriteState::Pending,
+            extrinsic_hash: String::new(),
+            block: BlockNumber(0),
+            reason: String::new(),
+        }
+    }
+}
+
+/// Losses of the base model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Baseline {
+    /// Per round batch, in nats per token.
+    pub losses: Vec<f64>,
+    /// Mean over the held-out batches.
+    pub held_out: f64,
+}
+
+/// One round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Round {
+    /// First block of the cycle's Submission phase.
+    pub id: RoundId,
+    /// Index of the cycle.
+    pub cycle: CycleIndex,
+    /// Where it stands.
+    pub stage: Stage,
+    /// Trace context that everything done for the round belongs to.
+    pub traceparent: String,
+    /// The seed that this validator publishes.
+    pub own_seed: u64,
+    /// The model that miners of this round trained on.
+    pub base: ModelRef,
+    /// Scores of earlier rounds, as they were when this one opened.
+    pub history_before: History,
+    /// The frozen inputs.
+    pub frozen: Option<Frozen>,
+    /// Everyone who could be paid or refused.
+    pub miners: BTreeMap<Hotkey, Miner>,
+    /// Work for evaluators, by name.
+    pub jobs: BTreeMap<String, Job>,
+    /// What the base model loses.
+    pub baseline: Option<Baseline>,
+    /// Mean loss of the merged model on the held-out batches.
+    pub held_out_after: Option<f64>,
+    /// How the merge ended.
+    pub merge: Option<MergeOutcome>,
+    /// Weights of the round.
+    pub weights: Vec<(Uid, f64)>,
+    /// Writes to the chain.
+    pub writes: BTreeMap<WriteKind, Write>,
+    /// What did not go the normal way.
+    pub degradations: Vec<Degradation>,
+}
+
+/// Everything that the scheduler must not forget.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// This validator.
+    pub hotkey: Hotkey,
+    /// Expert group that it evaluates and merges.
+    pub expert_group: ExpertGroup,
+    /// Newest block seen.
+    pub block: BlockNumber,
+    /// The model that is served and trained on.
+    pub base: ModelRef,
+    /// Scores of the last rounds.
+    pub history: History,
+    /// The last weights that were decided on their merits.
+    pub last_weights: Weights,
+    /// Validators of the last frozen round.
+    pub validators: Vec<Hotkey>,
+    /// The round in progress, or the last one until the next opens.
+    pub round: Option<Round>,
+    /// Work outside that is not known to be done, by name. Saved with the state before any of it
+    /// runs, and run again after a crash until an event says that it is done.
+    pub effects: BTreeMap<String, super::Effect>,
+    /// Grows with every change.
+    pub revision: u64,
+    /// The next lease's token.
+    pub next_fence: u64,
+}
+
+impl State {
+    /// The state of a validator that has just been set up with `base`.
+    pub fn new(hotkey: Hotkey, expert_group: ExpertGroup, base: ModelRef) -> Self {
+        Self {
+            hotkey,
+            expert_group,
+            block: BlockNumber(0),
+            base,
+            history: History::default(),
+            last_weights: Weights::new(),
+            validators: Vec::new(),
+            round: None,
+            effects: BTreeMap::new(),
+            revision: 0,
+            next_fence: 1,
+        }
+    }
+}

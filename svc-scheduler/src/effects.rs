@@ -1,0 +1,332 @@
+//! Work outside, done until an event says that it is done. Every call is idempotent by name at the
+//! service that gets it, so a crash between the call and the event repeats nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use domain::{
+    BlockHash, BlockNumber, Effect, Event, MergeOutcome, MergePlan, MergeResult, ModelRef, Payload,
+    Policy, Reply, RoundId, WriteKind, WriteState, WriteStatus,
+};
+use kit::{Channel, Common};
+use proto::{
+    InvalidField,
+    chain::v1::{
+        self as chain, GetIntentRequest, Intent, IntentKey, IntentState, SignRequest,
+        SubmitIntentRequest, WatchBlocksRequest, chain_service_client::ChainServiceClient,
+        sign_request::Purpose, submit_intent_request,
+    },
+    convert,
+    peer::v1::{
+        self as peer, GetMergeRequest, MergeState, MergeStatus, StartMergeRequest,
+        merge_service_client::MergeServiceClient,
+    },
+};
+use store::Artifacts;
+use tonic::{Code, Status};
+use tracing::{info, warn};
+
+use crate::{Config, Retention, engine::Engine, freeze, leader::pause, metrics, record, view};
+
+/// Everything outside the scheduler that effects reach.
+#[derive(Clone)]
+pub(crate) struct Outside {
+    chain: ChainServiceClient<Channel>,
+    merge: MergeServiceClient<Channel>,
+    artifacts: Artifacts,
+    policy: Arc<Policy>,
+    block_time: Duration,
+    merge_share: f64,
+    retention: Retention,
+}
+
+/// Why an effect has to be tried again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("{}: {}", .0.code(), .0.message())]
+    Call(#[from] Status),
+    #[error("the answer cannot be used: {0}")]
+    Answer(#[from] InvalidField),
+    #[error(transparent)]
+    Store(#[from] store::StoreError),
+    #[error("{0}")]
+    Other(String),
+}
+
+impl Outside {
+    pub(crate) fn new(
+        config: &Config,
+        common: &Common,
+        policy: Arc<Policy>,
+        artifacts: Artifacts,
+    ) -> anyhow::Result<Self> {
+        const MAX_ANSWER: usize = 64 << 20;
+        let chain = ChainServiceClient::new(kit::channel(&common.chain_url, &common.tls)?)
+            .max_decoding_message_size(MAX_ANSWER);
+        let merge = MergeServiceClient::new(kit::channel(&common.peer_url, &common.tls)?);
+        Ok(Self {
+            chain,
+            merge,
+            artifacts,
+            policy,
+            block_time: config.block_time,
+            merge_share: config.policy.merge_share,
+            retention: config.retention.clone(),
+        })
+    }
+
+    pub(crate) fn chain(&self) -> ChainServiceClient<Channel> {
+        self.chain.clone()
+    }
+
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    pub(crate) fn artifacts(&self) -> &Artifacts {
+        &self.artifacts
+    }
+
+    pub(crate) fn retention(&self) -> &Retention {
+        &self.retention
+    }
+
+    /// Hands blocks to `engine` until the stream ends; returns how many there were.
+    pub(crate) async fn watch_blocks(&self, engine: &Engine) -> Result<u64, Status> {
+        let mut blocks = self.chain().watch_blocks(WatchBlocksRequest {}).await?.into_inner();
+        let mut seen = 0;
+        while let Some(block) = blocks.message().await? {
+            seen += 1;
+            let hash = convert::bytes("hash", &block.hash)
+                .map_err(|error| Status::internal(error.to_string()))?;
+            let event = Event::Block {
+                number: BlockNumber(block.number),
+                hash: BlockHash(hash),
+                // 53 bits: every JSON reader keeps them.
+                entropy: rand::random::<u64>() >> 11,
+                traceparent: kit::trace::root(),
+            };
+            engine.apply(event).await.map_err(Status::from)?;
+        }
+        Ok(seen)
+    }
+}
+
+/// Does `effect` until it is done, however often that takes.
+pub(crate) async fn run(effect: Effect, engine: Engine, outside: Outside) {
+    let (id, name) = (effect.id(), name(&effect));
+    let mut attempt = 0;
+    loop {
+        match once(&effect, &engine, &outside).await {
+            Ok(()) => return,
+            Err(failure) => {
+                metrics::effect_retried(name);
+                warn!(effect = id, attempt, error = %failure, "will be tried again");
+            }
+        }
+        tokio::time::sleep(pause(attempt, outside.block_time)).await;
+        attempt += 1;
+    }
+}
+
+fn name(effect: &Effect) -> &'static str {
+    match effect {
+        Effect::Freeze { .. } => "freeze",
+        Effect::Merge(_) => "merge",
+        Effect::SignHash { .. } => "sign_hash",
+        Effect::Write { .. } => "write",
+        Effect::Record(_) => "record",
+    }
+}
+
+async fn once(effect: &Effect, engine: &Engine, outside: &Outside) -> Result<(), Failure> {
+    match effect {
+        Effect::Freeze { round, block } => {
+            let inputs = freeze::read(outside, *round, *block).await?;
+            done(engine, Event::Frozen { round: *round, inputs: Box::new(inputs) }).await
+        }
+        Effect::Merge(plan) => {
+            let outcome = merge(plan, engine, outside).await?;
+            done(engine, Event::Merged { round: plan.round, outcome }).await
+        }
+        Effect::SignHash { round, model_hash } => {
+            let purpose = Some(Purpose::ModelHash(model_hash.to_hex()));
+            let signed = outside.chain().sign(SignRequest { purpose }).await?.into_inner();
+            let signature = record::base64_url(&signed.signature);
+            done(engine, Event::HashSigned { round: *round, signature }).await
+        }
+        Effect::Write { round, kind, payload } => {
+            write(*round, *kind, payload, engine, outside).await
+        }
+        Effect::Record(unsigned) => {
+            record::store(unsigned, outside).await?;
+            info!(round = unsigned.round.0, "record written");
+            done(engine, Event::EffectDone { effect: effect.id() }).await?;
+            record::retain(unsigned, outside).await;
+            Ok(())
+        }
+    }
+}
+
+/// Hands in what came of an effect. A rejection means that nobody waits for it any more.
+async fn done(engine: &Engine, event: Event) -> Result<(), Failure> {
+    match engine.apply(event).await {
+        Ok(Reply::Applied | Reply::Ignored | Reply::Granted(_)) => Ok(()),
+        Err(crate::error::Error::Rejected(rejection)) => {
+            info!(%rejection, "came too late");
+            Ok(())
+        }
+        Err(error) => Err(Failure::Other(error.to_string())),
+    }
+}
+
+async fn write(
+    round: RoundId,
+    kind: WriteKind,
+    payload: &Payload,
+    engine: &Engine,
+    outside: &Outside,
+) -> Result<(), Failure> {
+    let key = Some(IntentKey { round: round.0, kind: kind.as_str().to_owned() });
+    let wire = match payload {
+        Payload::Commitment(data) => submit_intent_request::Payload::Commitment(
+            chain::CommitmentPayload { data: data.clone().into() },
+        ),
+        Payload::Weights(weights) => {
+            let weights = weights
+                .iter()
+                .map(|(uid, value)| chain::FloatWeight { uid: u32::from(uid.0), value: *value });
+            submit_intent_request::Payload::Weights(chain::WeightsPayload {
+                weights: weights.collect(),
+            })
+        }
+    };
+    let request = SubmitIntentRequest { key: key.clone(), payload: Some(wire) };
+    let mut intent = match outside.chain().submit_intent(request).await {
+        Ok(intent) => intent.into_inner(),
+        Err(status) if is_final(status.code()) => refused(&status),
+        Err(status) => return Err(status.into()),
+    };
+    loop {
+        let status = write_status(&intent);
+        let over = status.state.is_terminal();
+        done(engine, Event::Written { round, kind, status }).await?;
+        if over {
+            return Ok(());
+        }
+        tokio::time::sleep((outside.block_time / 4).max(Duration::from_millis(20))).await;
+        intent =
+            outside.chain().get_intent(GetIntentRequest { key: key.clone() }).await?.into_inner();
+    }
+}
+
+/// Whether asking again cannot change the answer.
+fn is_final(code: Code) -> bool {
+    matches!(code, Code::AlreadyExists | Code::InvalidArgument | Code::FailedPrecondition)
+}
+
+fn refused(status: &Status) -> Intent {
+    Intent {
+        state: IntentState::Failed.into(),
+        reason: status.message().to_owned(),
+        ..Intent::default()
+    }
+}
+
+fn write_status(intent: &Intent) -> WriteStatus {
+    let extrinsic_hash = match intent.extrinsic_hash.is_empty() {
+        true => String::new(),
+        false => format!("0x{}", record::hex(&intent.extrinsic_hash)),
+    };
+    let state = match intent.state() {
+        IntentState::Unspecified | IntentState::Recorded => WriteState::Pending,
+        IntentState::Submitted => WriteState::Submitted,
+        IntentState::Included => WriteState::Included,
+        IntentState::Done => WriteState::Done,
+        IntentState::Failed => WriteState::Failed,
+    };
+    let reason = match intent.detail.is_empty() {
+        true => intent.reason.clone(),
+        false => format!("{}: {}", intent.reason, intent.detail),
+    };
+    let block = BlockNumber(intent.block);
+    WriteStatus { state, extrinsic_hash, block, reason }
+}
+
+async fn merge(
+    plan: &MergePlan,
+    engine: &Engine,
+    outside: &Outside,
+) -> Result<MergeOutcome, Failure> {
+    let view = engine.view();
+    let (hotkey, traceparent, group) = {
+        let view = view.borrow();
+        let round = view.round.as_ref();
+        let traceparent = round.map(|round| round.traceparent.clone()).unwrap_or_default();
+        (view.hotkey.clone(), traceparent, view.expert_group)
+    };
+    let request = StartMergeRequest {
+        round_id: plan.round.0,
+        base: Some(view::model_ref(&plan.base)),
+        expert_group: group,
+        new_version: plan.new_version.0,
+        contributions: plan
+            .contributions
+            .iter()
+            .map(|(submission, weight)| peer::Contribution {
+                submission: Some(view::submission(submission)),
+                weight: *weight,
+            })
+            .collect(),
+        validators: plan
+            .validators
+            .iter()
+            .map(|(hotkey, axon)| peer::Validator {
+                hotkey: hotkey.to_string(),
+                axon: axon.clone(),
+            })
+            .collect(),
+        hotkey,
+        deadline_ms: deadline_ms(plan, view.borrow().block, outside),
+        allow_solo: outside.policy.allow_solo_merge,
+        traceparent,
+    };
+    let mut status = outside.merge.clone().start_merge(request).await?.into_inner();
+    loop {
+        if status.state() == MergeState::Ended {
+            return merge_outcome(status);
+        }
+        tokio::time::sleep((outside.block_time / 4).max(Duration::from_millis(50))).await;
+        let request = GetMergeRequest { round_id: plan.round.0 };
+        status = outside.merge.clone().get_merge(request).await?.into_inner();
+    }
+}
+
+/// How long the other validators may be waited for, so that there is time left to write the model.
+fn deadline_ms(plan: &MergePlan, block: u64, outside: &Outside) -> u64 {
+    let blocks = plan.until.0.saturating_sub(block).max(1);
+    let left = outside.block_time.mul_f64(blocks as f64 * outside.merge_share.clamp(0.05, 1.0));
+    u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn merge_outcome(status: MergeStatus) -> Result<MergeOutcome, Failure> {
+    if status.outcome == "failed" {
+        return Ok(MergeOutcome::Failed { why: status.detail });
+    }
+    let model = convert::required("model", status.model)?;
+    let members = status.members.iter().map(|text| convert::parse("members", text));
+    let result = MergeResult {
+        members: members.collect::<Result<_, _>>()?,
+        digest: status.digest,
+        model: ModelRef {
+            global_version: domain::GlobalVersion(model.global_version),
+            model_hash: convert::parse("model_hash", &model.model_hash)?,
+            prefix: model.prefix,
+        },
+        detail: status.detail,
+    };
+    match status.outcome.as_str() {
+        "merged" => Ok(MergeOutcome::Merged(result)),
+        "solo" => Ok(MergeOutcome::Solo(result)),
+        other => Err(InvalidField::new("outcome", format!("`{other}`")).into()),
+    }
+}

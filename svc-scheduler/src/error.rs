@@ -1,0 +1,46 @@
+//! Reasons to codes.
+
+use domain::Rejection;
+use proto::InvalidField;
+use tonic::{Code, Status};
+
+/// What a call can fail with.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Field(#[from] InvalidField),
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    #[error("this scheduler stands by: another one leads")]
+    Standby,
+    #[error("the state could not be saved: {0}")]
+    Unsaved(String),
+    #[error("round {0} has no record")]
+    NoRecord(u64),
+    #[error("the artifact store failed: {0}")]
+    Artifacts(String),
+}
+
+impl Error {
+    fn code(&self) -> Code {
+        match self {
+            Self::Field(_) => Code::InvalidArgument,
+            Self::Rejected(Rejection::NotOnRoster { .. }) => Code::PermissionDenied,
+            Self::Rejected(Rejection::AlreadySubmitted { .. }) => Code::AlreadyExists,
+            Self::Rejected(Rejection::BadResult { .. }) => Code::InvalidArgument,
+            Self::Rejected(
+                Rejection::NotThisRound { .. }
+                | Rejection::UploadsClosed { .. }
+                | Rejection::LeaseLost { .. },
+            ) => Code::FailedPrecondition,
+            Self::Standby | Self::Unsaved(_) | Self::Artifacts(_) => Code::Unavailable,
+            Self::NoRecord(_) => Code::NotFound,
+        }
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        Self::new(error.code(), error.to_string())
+    }
+}

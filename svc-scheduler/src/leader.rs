@@ -1,0 +1,194 @@
+//! Takes and keeps the lead: of several schedulers one works, the others stand by.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use domain::{ExpertGroup, Hotkey, ModelHash, ModelRef, Policy, State};
+use kit::{Common, Health, Shutdown};
+use proto::chain::v1::{GetIdentityRequest, chain_service_client::ChainServiceClient};
+use store::{Artifacts, Lease, Store};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use crate::{
+    Config,
+    effects::Outside,
+    engine::{self, Engine},
+    metrics,
+};
+
+/// Name of the lease.
+const LEASE: &str = "scheduler";
+/// Key of the state.
+pub(crate) const STATE: &str = "scheduler/state";
+/// Bound of a manifest, in bytes.
+const MAX_MANIFEST: usize = 64 << 20;
+
+/// What the lead is taken with.
+pub(crate) struct Leader {
+    config: Config,
+    policy: Arc<Policy>,
+    store: Store,
+    artifacts: Artifacts,
+    outside: Outside,
+    engine: watch::Sender<Option<Engine>>,
+}
+
+impl Leader {
+    pub(crate) fn new(
+        config: Config,
+        common: Common,
+        policy: Policy,
+        store: Store,
+        artifacts: Artifacts,
+    ) -> anyhow::Result<Self> {
+        let policy = Arc::new(policy);
+        let outside =
+            Outside::new(&config, &common, Arc::clone(&policy), artifacts.clone())?;
+        Ok(Self { config, policy, store, artifacts, outside, engine: watch::Sender::new(None) })
+    }
+
+    /// The engine while this scheduler leads.
+    pub(crate) fn engine(&self) -> watch::Receiver<Option<Engine>> {
+        self.engine.subscribe()
+    }
+
+    /// Stands by, leads, and stands by again when the lead is lost, until `shutdown`.
+    pub(crate) async fn run(self, health: Health, shutdown: Shutdown) {
+        health.set_all(true);
+        while !shutdown.is_cancelled() {
+            metrics::leads(false);
+            let turn = shutdown.child();
+            tokio::select! {
+                result = self.lead_once(&turn) => match result {
+                    Ok(()) => {}
+                    Err(error) => warn!(error = format!("{error:#}"), "not leading"),
+                },
+                () = shutdown.cancelled() => {}
+            }
+            turn.cancel();
+            self.engine.send_replace(None);
+            let pause = self.config.leader_ttl / 10;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = shutdown.cancelled() => {}
+            }
+        }
+    }
+
+    /// Tries to take the lead and works until it is lost.
+    async fn lead_once(&self, turn: &Shutdown) -> anyhow::Result<()> {
+        let ttl = self.config.leader_ttl;
+        let Some(lease) = self.store.acquire(LEASE, ttl).await.context("take the lead")? else {
+            return Ok(());
+        };
+        let result = self.lead(&lease, turn).await;
+        turn.cancel();
+        if let Err(error) = self.store.release(lease).await {
+            warn!(%error, "the lead could not be given back: it runs out by itself");
+        }
+        result
+    }
+
+    async fn lead(&self, lease: &Lease, turn: &Shutdown) -> anyhow::Result<()> {
+        let state = tokio::select! {
+            state = self.load() => state?,
+            () = self.keep(lease) => anyhow::bail!("the lead was lost while the state was read"),
+        };
+        info!(
+            hotkey = %state.hotkey,
+            block = %state.block,
+            base = %state.base.model_hash,
+            fence = lease.fence(),
+            "leading"
+        );
+        metrics::leads(true);
+        let (engine, driver) = engine::new(
+            state,
+            Arc::clone(&self.policy),
+            self.store.clone(),
+            lease.clone(),
+            self.outside.clone(),
+        );
+        self.engine.send_replace(Some(engine.clone()));
+        turn.spawn(engine::follow_blocks(engine, self.outside.clone(), turn.clone()));
+        tokio::select! {
+            result = driver.run(turn.clone()) => result,
+            () = self.keep(lease) => anyhow::bail!("the lead was lost"),
+        }
+    }
+
+    /// Renews the lease; returns when it is lost.
+    async fn keep(&self, lease: &Lease) {
+        let ttl = self.config.leader_ttl;
+        let mut last = tokio::time::Instant::now();
+        loop {
+            tokio::time::sleep(ttl / 3).await;
+            match self.store.renew(lease, ttl).await {
+                Ok(true) => last = tokio::time::Instant::now(),
+                Ok(false) => return,
+                Err(error) => {
+                    warn!(%error, "the lead could not be renewed");
+                    if last.elapsed() >= ttl {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The saved state, or the first one.
+    async fn load(&self) -> anyhow::Result<State> {
+        let identity = self
+            .outside
+            .chain()
+            .get_identity(GetIdentityRequest {})
+            .await
+            .context("ask the chain service who this validator is")?
+            .into_inner();
+        let hotkey: Hotkey = identity.hotkey.parse()?;
+        if let Some(bytes) = self.store.get(STATE).await.context("read the saved state")? {
+            let state: State = serde_json::from_slice(&bytes).context(
+                "the saved state cannot be read: it is of another version, or damaged; \
+                 keep it and ask, or start with another `common.namespace`",
+            )?;
+            if state.hotkey != hotkey || state.expert_group != self.config.group() {
+                error!(saved = %state.hotkey, now = %hotkey, "the saved state is of another validator");
+                anyhow::bail!(
+                    "the saved state is of hotkey {} and expert group {}, this validator has {} and {}: \
+                     start with another `common.namespace`",
+                    state.hotkey,
+                    state.expert_group,
+                    hotkey,
+                    self.config.group(),
+                );
+            }
+            return Ok(state);
+        }
+        let base = self.first_model(self.config.group()).await?;
+        Ok(State::new(hotkey, self.config.group(), base))
+    }
+
+    /// The model to begin with, from its manifest.
+    async fn first_model(&self, group: ExpertGroup) -> anyhow::Result<ModelRef> {
+        let version = self.config.first_version();
+        let prefix = format!("models/{version}");
+        let key = format!("{prefix}/manifest.json");
+        let bytes = self.artifacts.get_bytes(&key, MAX_MANIFEST).await.with_context(|| {
+            format!("there is no first model at `{key}`: import one with `connito model import`")
+        })?;
+        let manifest: serde_json::Value = serde_json::from_slice(&bytes)
+            .with_context(|| format!("`{key}` is not a manifest"))?;
+        let hash = manifest["slices"][group.to_string()]["model_hash"]
+            .as_str()
+            .with_context(|| format!("`{key}` has no slice of expert group {group}"))?;
+        let model_hash: ModelHash = hash.parse().with_context(|| format!("`{key}`"))?;
+        Ok(ModelRef { global_version: version, model_hash, prefix })
+    }
+}
+
+/// Waits a little longer each time, up to `most`.
+pub(crate) fn pause(attempt: u32, most: Duration) -> Duration {
+    let base = Duration::from_millis(100) * 2u32.saturating_pow(attempt.min(10));
+    base.min(most)
+}
