@@ -1,6 +1,14 @@
 //! The only place where a protobuf type meets a domain type.
+//!
+//! Domain values become wire values with `From`, which cannot fail; the other way is `TryFrom` or a
+//! function of this module, and a failure names the field.
+
+mod chain;
+mod schedule;
 
 use std::{fmt::Display, str::FromStr};
+
+pub use chain::{block_hash, metagraph, weight_rows};
 
 /// A message field that does not hold what it should.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -13,7 +13,6 @@ macro_rules! package {
             /// Version 1.
             pub mod v1 {
                 #![expect(clippy::allow_attributes, reason = "generated code")]
-                #![expect(unreachable_pub, missing_debug_implementations, reason = "generated code")]
 
                 include!(concat!(env!("OUT_DIR"), "/connito.", stringify!($name), ".v1.rs"));
             }
