@@ -7,12 +7,12 @@ pub mod convert;
 pub use convert::InvalidField;
 
 macro_rules! package {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $name:ident $($lints:tt)*) => {
         $(#[$doc])*
         pub mod $name {
             /// Version 1.
             pub mod v1 {
-                #![expect(clippy::allow_attributes, reason = "generated code")]
+                $($lints)*
 
                 include!(concat!(env!("OUT_DIR"), "/connito.", stringify!($name), ".v1.rs"));
             }
@@ -20,27 +20,36 @@ macro_rules! package {
     };
 }
 
+macro_rules! service {
+    ($(#[$doc:meta])* $name:ident) => {
+        package!(
+            $(#[$doc])*
+            $name #![expect(clippy::allow_attributes, reason = "generated code")]
+        );
+    };
+}
+
 package!(
     /// Words that several services share.
     common
 );
-package!(
+service!(
     /// The chain service.
     chain
 );
-package!(
+service!(
     /// The scheduler.
     scheduler
 );
-package!(
+service!(
     /// The evaluator.
     evaluator
 );
-package!(
+service!(
     /// The gateway.
     gateway
 );
-package!(
+service!(
     /// Merging between validators.
     peer
 );
