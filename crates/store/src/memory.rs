@@ -13,8 +13,10 @@ use uuid::Uuid;
 
 use crate::{Lease, StoreError, Write, backend::Backend};
 
-static SHARED: LazyLock<Mutex<HashMap<(String, String), Arc<Memory>>>> =
-    LazyLock::new(Mutex::default);
+/// By name and namespace.
+type Shared = HashMap<(String, String), Arc<Memory>>;
+
+static SHARED: LazyLock<Mutex<Shared>> = LazyLock::new(Mutex::default);
 
 /// Returns the store that everyone in this process has under `name` and `namespace`.
 pub(crate) fn shared(name: &str, namespace: &str) -> Arc<Memory> {

@@ -88,9 +88,10 @@ impl ArtifactError {
 
     pub(super) fn engine(key: impl ToString, error: object_store::Error) -> Self {
         let key = key.to_string();
-        match error {
-            object_store::Error::NotFound { .. } => Self::NotFound { key },
-            other => Self::Engine { key, reason: other.to_string() },
+        if matches!(error, object_store::Error::NotFound { .. }) {
+            Self::NotFound { key }
+        } else {
+            Self::Engine { key, reason: error.to_string() }
         }
     }
 }
