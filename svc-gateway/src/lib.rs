@@ -1,1 +1,168 @@
-//! To be written.
+//! The HTTP door for miners: it serves the slices of the global model, takes uploads during the
+//! Submission phase, and answers the phase API (protocol, sections 2 and 8).
+//!
+//! The gateway follows the scheduler's view of the round and keeps no state of its own: what it takes
+//! lies in the artifact store, what it marks lies in the store, so that any number of gateways may run.
+//! An upload becomes one complete, verified submission, or leaves nothing.
+
+mod admit;
+mod app;
+mod auth;
+mod config;
+mod download;
+mod error;
+mod grpc;
+mod http;
+mod limits;
+mod marks;
+mod metrics;
+mod multipart;
+mod phase;
+mod range;
+mod report;
+mod routes;
+mod spool;
+mod status;
+mod submission;
+mod upload;
+mod view;
+mod watch;
+
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+pub use config::Config;
+use kit::{Common, GrpcServer, Shutdown};
+use proto::gateway::v1::gateway_service_server::GatewayServiceServer;
+use store::{Artifacts, Store};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch as latest},
+    time::{MissedTickBehavior, interval},
+};
+use tracing::info;
+
+use crate::{
+    app::{App, Count, Inner, Slots},
+    limits::Limits,
+    report::Reporter,
+    spool::Spool,
+    view::Latest,
+    watch::Watcher,
+};
+
+/// Runs the service until `shutdown`.
+///
+/// # Errors
+///
+/// As [`Gateway::bind`] and [`Gateway::serve`].
+pub async fn run(config: Config, common: Common, shutdown: Shutdown) -> anyhow::Result<()> {
+    Gateway::bind(config, common).await?.serve(shutdown).await
+}
+
+/// A gateway that has its addresses and serves nobody yet.
+#[derive(Debug)]
+pub struct Gateway {
+    config: Config,
+    common: Common,
+    http: TcpListener,
+    http_addr: SocketAddr,
+    grpc: GrpcServer,
+}
+
+impl Gateway {
+    /// Takes the addresses of the configuration; port 0 takes free ones.
+    ///
+    /// # Errors
+    ///
+    /// When an address is taken, or a file of TLS can't be read.
+    pub async fn bind(config: Config, common: Common) -> anyhow::Result<Self> {
+        let addr = config.http_addr;
+        let http = TcpListener::bind(addr)
+            .await
+            .with_context(|| format!("bind the HTTP server to {addr}"))?;
+        let http_addr = http.local_addr().context("read the HTTP server's address")?;
+        let grpc = GrpcServer::bind(config.grpc_addr, &common.tls).await?.named("svc-gateway");
+        Ok(Self { config, common, http, http_addr, grpc })
+    }
+
+    /// Address of the HTTP server.
+    #[must_use]
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http_addr
+    }
+
+    /// Address of the gRPC server.
+    #[must_use]
+    pub fn grpc_addr(&self) -> SocketAddr {
+        self.grpc.local_addr()
+    }
+
+    /// Serves until `shutdown`. Uploads in flight go on as its tasks, for the grace that it gives them.
+    ///
+    /// # Errors
+    ///
+    /// When the store, the artifacts or the spool can't be opened, or the gRPC server fails.
+    pub async fn serve(self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let Self { config, common, http, http_addr, grpc } = self;
+        let spool = Spool::open(&common.data_dir.join("spool")).context("open the spool")?;
+        let store = Store::open(&common.store_url, &common.namespace).context("open the store")?;
+        let cache = common.data_dir.join("cache");
+        let artifacts =
+            Artifacts::open(&common.artifacts_url, &cache).context("open the artifact store")?;
+        let scheduler = grpc::Scheduler::new(kit::channel(&common.scheduler_url, &common.tls)?);
+        let (newest, latest) = latest::channel(None);
+
+        let app = App::new(Inner {
+            latest: Latest::new(latest, config.max_view_age),
+            limits: Limits::new(&config),
+            uploads: Slots::new(config.max_uploads),
+            downloads: Slots::new(config.max_downloads),
+            verifications: Semaphore::new(config.max_verifications.max(1)),
+            stored: Count::default(),
+            refused: Count::default(),
+            shutdown: shutdown.clone(),
+            store,
+            artifacts,
+            scheduler,
+            spool,
+            config,
+        });
+        let handler = grpc::Handler { app: app.clone(), http_addr };
+        let grpc = grpc.reflect(proto::DESCRIPTOR).add(GatewayServiceServer::new(handler));
+        // Ready once the first view is there.
+        let health = grpc.health();
+        health.set(grpc::SERVICE, false);
+
+        let watcher = Watcher {
+            scheduler: app.scheduler.clone(),
+            artifacts: app.artifacts.clone(),
+            newest,
+            health,
+            max_age: app.config.max_view_age,
+        };
+        shutdown.spawn(watcher.run(shutdown.clone()));
+        shutdown.spawn(Reporter::new(&app).run(shutdown.clone()));
+        shutdown.spawn(forget(app.clone(), shutdown.clone()));
+
+        info!(addr = %http_addr, "HTTP server listens");
+        let router = routes::router(app.clone());
+        let (served, ()) = tokio::join!(
+            kit::serve(grpc, shutdown.clone()),
+            http::serve(http, router, &app.config, &shutdown),
+        );
+        served
+    }
+}
+
+/// Lets the limits on rate forget who has not been seen for long.
+async fn forget(app: App, shutdown: Shutdown) {
+    let mut ticks = interval(Limits::FORGET_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => app.limits.forget(),
+            () = shutdown.cancelled() => return,
+        }
+    }
+}

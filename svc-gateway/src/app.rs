@@ -1,0 +1,93 @@
+//! What every handler needs: handles to the world, the limits, and counters. No protocol state.
+
+use std::{
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use kit::Shutdown;
+use store::{Artifacts, Store};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{Config, error::Error, grpc::Scheduler, limits::Limits, spool::Spool, view::Latest};
+
+/// Shared by all handlers.
+#[derive(Debug, Clone)]
+pub(crate) struct App(Arc<Inner>);
+
+/// The insides of [`App`].
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) latest: Latest,
+    pub(crate) store: Store,
+    pub(crate) artifacts: Artifacts,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) spool: Spool,
+    pub(crate) limits: Limits,
+    pub(crate) shutdown: Shutdown,
+    /// One permit per upload in progress.
+    pub(crate) uploads: Slots,
+    /// One permit per download in progress.
+    pub(crate) downloads: Slots,
+    /// One permit per file that is being verified.
+    pub(crate) verifications: Semaphore,
+    /// Uploads stored since the start.
+    pub(crate) stored: Count,
+    /// Uploads refused since the start.
+    pub(crate) refused: Count,
+}
+
+impl App {
+    pub(crate) fn new(inner: Inner) -> Self {
+        Self(Arc::new(inner))
+    }
+}
+
+impl Deref for App {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+/// A number of things that may be done at a time.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    free: Arc<Semaphore>,
+    all: usize,
+}
+
+impl Slots {
+    pub(crate) fn new(all: usize) -> Self {
+        Self { free: Arc::new(Semaphore::new(all)), all }
+    }
+
+    /// Takes one at once, or not at all.
+    pub(crate) fn take(&self) -> Result<OwnedSemaphorePermit, Error> {
+        Arc::clone(&self.free).try_acquire_owned().map_err(|_| Error::Busy)
+    }
+
+    /// How many are taken.
+    pub(crate) fn taken(&self) -> usize {
+        self.all - self.free.available_permits()
+    }
+}
+
+/// Counts up.
+#[derive(Debug, Default)]
+pub(crate) struct Count(AtomicU64);
+
+impl Count {
+    pub(crate) fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,148 @@
+//! The `[gateway]` section of the configuration.
+
+use std::{net::SocketAddr, time::Duration};
+
+use confique::Config as _;
+use secrecy::SecretString;
+
+/// The gateway's own settings. Limits have safe defaults; sizes are bytes.
+#[derive(Debug, Clone, confique::Config)]
+pub struct Config {
+    /// Address of the HTTP server that miners use. The axon on chain must lead to it.
+    #[config(default = "0.0.0.0:8091")]
+    pub http_addr: SocketAddr,
+
+    /// Address of the gRPC server, for operators.
+    #[config(default = "127.0.0.1:50054")]
+    pub grpc_addr: SocketAddr,
+
+    /// Address of /healthz and /metrics; left out, there is none.
+    pub admin_addr: Option<SocketAddr>,
+
+    /// Bearer token that every HTTP request must carry; left out, none is asked for. Better given by
+    /// the environment than by a file.
+    #[config(env = "AUTH_TOKEN")]
+    pub auth_token: Option<SecretString>,
+
+    /// URL at which other validators reach this validator's svc-peer, told by `GET /`; empty: not told.
+    #[config(default = "")]
+    pub advertised_peer_url: String,
+
+    /// URL at which miners reach this gateway, told by `GET /`; empty: not told.
+    #[config(default = "")]
+    pub advertised_http_url: String,
+
+    /// What `GET /get_init_peer_id` lists; empty: the advertised peer URL, if there is one.
+    #[config(default = [])]
+    pub init_peer_ids: Vec<String>,
+
+    /// Netuid told by `GET /`; left out, it is not told.
+    pub netuid: Option<u16>,
+
+    /// Oldest origin block of a signed download, in blocks before the newest; left out: one cycle.
+    pub max_origin_age_blocks: Option<u64>,
+
+    /// How far the origin block of a signed download may be ahead of the newest block known here.
+    #[config(default = 5)]
+    pub max_origin_ahead_blocks: u64,
+
+    /// With a view of the round older than this, uploads are refused.
+    #[config(default = "90s", deserialize_with = humantime_serde::deserialize)]
+    pub max_view_age: Duration,
+
+    /// Largest file that is taken, whatever the base model's size.
+    #[config(default = 8_589_934_592u64)]
+    pub max_upload_bytes: u64,
+
+    /// How long the body of an upload may take.
+    #[config(default = "300s", deserialize_with = humantime_serde::deserialize)]
+    pub upload_timeout: Duration,
+
+    /// How long an upload may be silent.
+    #[config(default = "30s", deserialize_with = humantime_serde::deserialize)]
+    pub idle_timeout: Duration,
+
+    /// How long the header of a request, or a small body, may take; and how long a connection may be
+    /// idle between requests.
+    #[config(default = "15s", deserialize_with = humantime_serde::deserialize)]
+    pub header_timeout: Duration,
+
+    /// Largest header of a request: at least 8192.
+    #[config(default = 16384)]
+    pub max_header_bytes: usize,
+
+    /// Uploads at a time.
+    #[config(default = 32)]
+    pub max_uploads: usize,
+
+    /// Downloads at a time.
+    #[config(default = 128)]
+    pub max_downloads: usize,
+
+    /// Verifications at a time; each keeps one processor busy.
+    #[config(default = 2)]
+    pub max_verifications: usize,
+
+    /// Connections at a time; more wait to be accepted.
+    #[config(default = 2048)]
+    pub max_connections: usize,
+
+    /// Requests per second from one address, on average.
+    #[config(default = 100)]
+    pub requests_per_address: u32,
+
+    /// Requests from one address at once.
+    #[config(default = 1000)]
+    pub burst_per_address: u32,
+
+    /// Signed requests per minute from one hotkey, on average.
+    #[config(default = 60)]
+    pub requests_per_hotkey: u32,
+
+    /// Signed requests from one hotkey at once.
+    #[config(default = 60)]
+    pub burst_per_hotkey: u32,
+
+    /// Header that holds the client's address behind a reverse proxy, for example `x-real-ip`; empty: the
+    /// connection's own. Its last entry counts.
+    #[config(default = "")]
+    pub client_address_header: String,
+
+    /// How long one gateway's claim on an upload outlives it.
+    #[config(default = "15s", deserialize_with = humantime_serde::deserialize)]
+    pub upload_lease: Duration,
+
+    /// How long the marks of submissions and of used signatures are kept: longer than a cycle.
+    #[config(default = "1day", deserialize_with = humantime_serde::deserialize)]
+    pub mark_ttl: Duration,
+
+    /// How often submissions that the scheduler has not taken note of are reported again.
+    #[config(default = "5s", deserialize_with = humantime_serde::deserialize)]
+    pub report_interval: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        #[expect(clippy::expect_used, reason = "every default is in this file, and a test loads them")]
+        Self::builder().load().expect("every key has a default")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_a_configuration() {
+        let config = Config::default();
+        assert_eq!(config.upload_timeout, Duration::from_secs(300));
+        assert_eq!(config.max_upload_bytes, 8 << 30);
+        assert!(config.auth_token.is_none());
+    }
+
+    #[test]
+    fn the_token_does_not_show_in_logs() {
+        let config = Config { auth_token: Some("hush".into()), ..Config::default() };
+        assert!(!format!("{config:?}").contains("hush"));
+    }
+}

@@ -1,0 +1,148 @@
+//! What gateways tell each other through the store: who uploads now, who has submitted, which signatures
+//! were used. The store decides between those who come at once.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use domain::{Hotkey, ModelHash, RoundId};
+use proto::common::v1::Submission;
+use serde::{Deserialize, Serialize};
+use store::{Lease, Store, StoreError};
+use tokio::time::{Instant, interval_at};
+use tracing::warn;
+
+use crate::{admit::Claim, error::Error};
+
+/// A submission that is stored, as its mark tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Submitted {
+    /// The miner.
+    pub(crate) hotkey: Hotkey,
+    /// Key of the file in the artifact store.
+    pub(crate) key: String,
+    /// Its model hash, the committed one.
+    pub(crate) model_hash: ModelHash,
+    /// SHA-256 of the file, hex.
+    pub(crate) sha256: String,
+    /// Size of the file.
+    pub(crate) bytes: u64,
+    /// Newest block when it was stored.
+    pub(crate) block: u64,
+}
+
+impl From<Submitted> for Submission {
+    fn from(submitted: Submitted) -> Self {
+        Self {
+            hotkey: submitted.hotkey.to_string(),
+            key: submitted.key,
+            model_hash: submitted.model_hash.to_hex(),
+            sha256: submitted.sha256,
+            bytes: submitted.bytes,
+            block: submitted.block,
+        }
+    }
+}
+
+fn submitted_key(round: RoundId, hotkey: &Hotkey) -> String {
+    format!("submitted/{round}/{hotkey}")
+}
+
+fn nonce_key(claim: &Claim) -> String {
+    format!("nonce/{}", claim.nonce)
+}
+
+fn failed(error: StoreError) -> Error {
+    Error::unavailable("use the store", error)
+}
+
+/// Refuses a miner that has submitted in this round.
+pub(crate) async fn check_new(store: &Store, claim: &Claim) -> Result<(), Error> {
+    match store.get(&submitted_key(claim.round, &claim.hotkey)).await.map_err(failed)? {
+        None => Ok(()),
+        Some(_) => Err(already(claim)),
+    }
+}
+
+/// Marks the miner as having submitted; refuses when another gateway was first.
+pub(crate) async fn mark_submitted(
+    store: &Store,
+    claim: &Claim,
+    submitted: &Submitted,
+    ttl: Duration,
+) -> Result<(), Error> {
+    let value = serde_json::to_vec(submitted)
+        .map_err(|error| Error::unavailable("write the mark", error))?;
+    let key = submitted_key(claim.round, &claim.hotkey);
+    if store.put_if_absent(&key, Bytes::from(value), Some(ttl)).await.map_err(failed)? {
+        Ok(())
+    } else {
+        Err(already(claim))
+    }
+}
+
+fn already(claim: &Claim) -> Error {
+    Error::AlreadySubmitted { hotkey: claim.hotkey.clone(), round: claim.round }
+}
+
+/// Everything that was submitted in a round, through any gateway.
+pub(crate) async fn submitted(store: &Store, round: RoundId) -> Result<Vec<Submitted>, StoreError> {
+    let marks = store.list(&format!("submitted/{round}/")).await?;
+    Ok(marks.iter().filter_map(|(_, value)| serde_json::from_slice(value).ok()).collect())
+}
+
+/// Uses up the request's signature.
+pub(crate) async fn use_once(store: &Store, claim: &Claim, ttl: Duration) -> Result<(), Error> {
+    if store.put_if_absent(&nonce_key(claim), Bytes::new(), Some(ttl)).await.map_err(failed)? {
+        Ok(())
+    } else {
+        Err(Error::SignatureReused)
+    }
+}
+
+/// Gives the request's signature back: the connection broke, and today's miners send the same request
+/// again.
+pub(crate) async fn give_back(store: &Store, lease: &Lease, claim: &Claim) {
+    if let Err(error) = store.delete_fenced(lease, &nonce_key(claim)).await {
+        warn!(%error, "a signature could not be given back, the miner has to sign again");
+    }
+}
+
+/// Takes the right to be the one upload of this miner in this round.
+pub(crate) async fn claim_upload(
+    store: &Store,
+    claim: &Claim,
+    ttl: Duration,
+) -> Result<Lease, Error> {
+    let name = format!("upload/{}/{}", claim.round, claim.hotkey);
+    store
+        .acquire(&name, ttl)
+        .await
+        .map_err(failed)?
+        .ok_or_else(|| Error::UploadInProgress { hotkey: claim.hotkey.clone() })
+}
+
+/// Does `work` while holding `lease`; stops it when the lease is lost.
+pub(crate) async fn while_held<T>(
+    store: &Store,
+    lease: &Lease,
+    ttl: Duration,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let mut work = std::pin::pin!(work);
+    let every = ttl / 3;
+    let mut ticks = interval_at(Instant::now() + every, every);
+    let mut renewed = Instant::now();
+    loop {
+        tokio::select! {
+            result = &mut work => return result,
+            _ = ticks.tick() => {}
+        }
+        match store.renew(lease, ttl).await {
+            Ok(true) => renewed = Instant::now(),
+            Ok(false) => return Err(Error::unavailable("keep the upload's lease", "it was lost")),
+            // It holds on until its end, and the store may be back before that.
+            Err(error) if renewed.elapsed() < ttl => warn!(%error, "the upload's lease was not renewed"),
+            Err(error) => return Err(Error::unavailable("keep the upload's lease", error)),
+        }
+    }
+}
