@@ -72,7 +72,8 @@ pub fn assign<K: AsRef<str> + Ord + Clone>(
 
     let mut order: Vec<&K> = miners.iter().collect();
     order.sort_by_cached_key(|miner| h256(&["miner_order", miner.as_ref(), &combined]));
-    let mut assigned: Vec<Vec<K>> = vec![Vec::new(); validators.len()];
+    let mut assigned: BTreeMap<K, Vec<K>> =
+        validators.iter().map(|(hotkey, _)| (hotkey.clone(), Vec::new())).collect();
     for miner in order {
         let mut preferred: Vec<usize> = (0..validators.len()).collect();
         preferred.sort_by_cached_key(|v| {
@@ -81,10 +82,10 @@ pub fn assign<K: AsRef<str> + Ord + Clone>(
         let chosen = preferred.iter().find(|v| room[**v] > 0).or(preferred.last());
         if let Some(v) = chosen {
             room[*v] = room[*v].saturating_sub(1);
-            assigned[*v].push(miner.clone());
+            assigned.entry(validators[*v].0.clone()).or_default().push(miner.clone());
         }
     }
-    validators.iter().map(|(hotkey, _)| hotkey.clone()).zip(assigned).collect()
+    assigned
 }
 
 /// Ranks miners by on-chain incentive, descending, then by ascending hotkey.
