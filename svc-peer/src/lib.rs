@@ -1,1 +1,170 @@
-//! To be written.
+//! Merging between validators: local aggregation, an all-reduce that leaves all members with the
+//! same bits, and the outer step that makes the next global model.
+//!
+//! One round is one task ([`rounds`] starts it, [`task`] goes through its stages). The arithmetic
+//! ([`reduce`], [`base`], [`write`]) knows no network, the agreement ([`members`]) no time, and
+//! the messages ([`messages`]) no key: the hotkey is the chain service's.
+
+mod allreduce;
+mod base;
+mod calls;
+mod config;
+mod discovery;
+pub mod error;
+mod grpc;
+mod meet;
+pub mod members;
+pub mod messages;
+mod metrics;
+mod nonces;
+mod plan;
+pub mod reduce;
+mod report;
+mod round;
+mod rounds;
+mod serve;
+mod signer;
+mod task;
+mod write;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+pub use config::{Config, Optimizer};
+use kit::{Common, GrpcServer, Health, Shutdown};
+use proto::peer::v1::{
+    merge_service_server::MergeServiceServer, peer_service_server::PeerServiceServer,
+};
+use store::{Artifacts, Store};
+use tonic::server::NamedService;
+use tracing::{info, warn};
+
+use crate::{
+    discovery::Discovery,
+    grpc::{MergeHandler, PeerHandler},
+    nonces::Nonces,
+    rounds::{Rounds, Tools},
+    serve::Desk,
+    signer::Signer,
+};
+
+type Peers = PeerServiceServer<PeerHandler>;
+
+/// Runs the service until `shutdown`.
+pub async fn run(config: Config, common: Common, shutdown: Shutdown) -> anyhow::Result<()> {
+    let bound = Bound::bind(&config, &common).await?;
+    serve(bound, config, common, shutdown).await
+}
+
+/// The service's listeners, bound and not serving yet: for tests that need to know the ports first.
+#[derive(Debug)]
+pub struct Bound {
+    own: GrpcServer,
+    peers: Option<GrpcServer>,
+}
+
+impl Bound {
+    /// Binds the listeners of `config`.
+    pub async fn bind(config: &Config, common: &Common) -> anyhow::Result<Self> {
+        let own = GrpcServer::bind(config.grpc_addr, &common.tls).await?;
+        let peers = match config.peer_addr {
+            // The certificates of `common.tls` are for the services of one validator: others are
+            // known by their signatures.
+            Some(addr) => Some(GrpcServer::bind(addr, &kit::Tls::default()).await?),
+            None => None,
+        };
+        Ok(Self { own, peers })
+    }
+
+    /// Address for this validator's own services.
+    pub fn grpc_addr(&self) -> std::net::SocketAddr {
+        self.own.local_addr()
+    }
+
+    /// Address for other validators.
+    pub fn peer_addr(&self) -> std::net::SocketAddr {
+        self.peers.as_ref().unwrap_or(&self.own).local_addr()
+    }
+}
+
+/// As [`run`], on listeners that are bound already.
+pub async fn serve(
+    bound: Bound,
+    config: Config,
+    common: Common,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    let config = Arc::new(config);
+    let artifacts = Artifacts::open(&common.artifacts_url, &common.data_dir.join("cache"))
+        .context("open the artifact store")?;
+    let store =
+        Store::open(&common.store_url, &common.namespace).context("open the state store")?;
+    let signer = Signer::new(kit::channel(&common.chain_url, &common.tls)?);
+    let rounds = Arc::new(Rounds::new(Tools {
+        config: Arc::clone(&config),
+        artifacts,
+        signer: signer.clone(),
+        nonces: Nonces::new(store.clone(), rand::random),
+        discovery: Discovery::new(config.discovery_timeout).context("make the HTTP client")?,
+        tls: common.tls.clone(),
+        scratch: common.data_dir.join("peer"),
+        shutdown: shutdown.clone(),
+    }));
+
+    let merges = MergeServiceServer::new(MergeHandler::new(Arc::clone(&rounds)));
+    let peers = PeerServiceServer::new(PeerHandler::new(Desk::new(rounds)))
+        .max_decoding_message_size(config.max_message_bytes)
+        .max_encoding_message_size(config.max_message_bytes);
+    let own = bound.own.named("svc-peer").reflect(proto::DESCRIPTOR).add(merges);
+    match bound.peers {
+        Some(server) => {
+            let server = server.named("svc-peer").reflect(proto::DESCRIPTOR).add(peers);
+            watch_dependencies(signer, store, server.health(), &shutdown);
+            let (own, peers) =
+                tokio::join!(kit::serve(own, shutdown.clone()), kit::serve(server, shutdown));
+            own.and(peers)
+        }
+        None => {
+            if !own.local_addr().ip().is_loopback() {
+                warn!(
+                    "other validators share the address of this validator's own services: set peer_addr"
+                );
+            }
+            let own = own.add(peers);
+            watch_dependencies(signer, store, own.health(), &shutdown);
+            kit::serve(own, shutdown).await
+        }
+    }
+}
+
+/// Ready for other validators while the chain service signs and the store keeps nonces. A merge may
+/// be started before: it retries until its deadline.
+fn watch_dependencies(signer: Signer, store: Store, health: Health, shutdown: &Shutdown) {
+    const EVERY: Duration = Duration::from_secs(5);
+    health.set(<Peers as NamedService>::NAME, false);
+    let stop = shutdown.clone();
+    shutdown.spawn(async move {
+        let mut was = None;
+        loop {
+            let missing = if let Err(status) = signer.reach().await {
+                Some(format!("the chain service does not answer: {}", status.message()))
+            } else if let Err(error) = store.ping().await {
+                Some(format!("the store does not answer: {error}"))
+            } else {
+                None
+            };
+            health.set(<Peers as NamedService>::NAME, missing.is_none());
+            if was != Some(missing.is_none()) {
+                match &missing {
+                    None => info!("ready for other validators"),
+                    Some(missing) => warn!(missing, "not ready for other validators"),
+                }
+                was = Some(missing.is_none());
+            }
+            tokio::select! {
+                () = tokio::time::sleep(EVERY) => {}
+                () = stop.cancelled() => break,
+            }
+        }
+    });
+}

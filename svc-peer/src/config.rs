@@ -1,0 +1,120 @@
+//! The `[peer]` section of the configuration.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use checkpoint::OuterSgd;
+use domain::Hotkey;
+
+/// The merger's own settings.
+#[derive(Debug, Clone, confique::Config)]
+pub struct Config {
+    /// Address of the gRPC server for this validator's own services.
+    #[config(default = "127.0.0.1:50055")]
+    pub grpc_addr: SocketAddr,
+
+    /// Address of the gRPC server for other validators; left out, they share `grpc_addr`. Set it
+    /// where others come from outside, so that they cannot reach what is for this validator only.
+    /// How others find it is told by the gateway's `advertised_peer_url`.
+    pub peer_addr: Option<SocketAddr>,
+
+    /// Address of /healthz and /metrics; left out, there is none.
+    pub admin_addr: Option<SocketAddr>,
+
+    /// Where other validators' peer services are, by hotkey: `"5F3s…" = "http://host:port"`. Those
+    /// that are not named here are asked at the axon that they have announced on chain.
+    #[config(default = {})]
+    pub peer_urls: BTreeMap<Hotkey, String>,
+
+    /// How often a validator that has not agreed yet is said hello to.
+    #[config(default = "1s", deserialize_with = humantime_serde::deserialize, validate(!hello_interval.is_zero(), "must not be zero"))]
+    pub hello_interval: Duration,
+
+    /// How long a request that comes early waits for what it asks; then the asker tries again.
+    #[config(default = "10s", deserialize_with = humantime_serde::deserialize)]
+    pub answer_wait: Duration,
+
+    /// How long an answer of another validator, or the next chunk of a stream, may take.
+    #[config(default = "20s", deserialize_with = humantime_serde::deserialize, validate(!call_timeout.is_zero(), "must not be zero"))]
+    pub call_timeout: Duration,
+
+    /// How long another validator's axon may take to say where its peer service is.
+    #[config(default = "5s", deserialize_with = humantime_serde::deserialize)]
+    pub discovery_timeout: Duration,
+
+    /// Bytes of data in one message of a stream; at most 1 MiB.
+    #[config(default = 1_048_576, validate(*chunk_bytes >= 4 && *chunk_bytes <= 1_048_576, "must be 4 to 1048576"))]
+    pub chunk_bytes: usize,
+
+    /// Largest message that is taken from another validator, in bytes: above 1 MiB, the largest
+    /// chunk that the protocol allows.
+    #[config(default = 2_097_152, validate(*max_message_bytes > 1_114_112, "must be above 1114112"))]
+    pub max_message_bytes: usize,
+
+    /// Requests that one validator may make in one round.
+    #[config(default = 20_000)]
+    pub max_requests: u32,
+
+    #[config(nested)]
+    pub optimizer: Optimizer,
+}
+
+/// The outer optimizer: SGD over the reduced pseudo-gradient. All validators must have the same, or
+/// they are left out as having another layout.
+#[derive(Debug, Clone, confique::Config)]
+pub struct Optimizer {
+    /// Learning rate.
+    #[config(default = 0.7, validate(lr.is_finite() && *lr > 0.0, "must be above zero"))]
+    pub lr: f32,
+
+    /// Momentum.
+    #[config(default = 0.9, validate((0.0..1.0).contains(momentum), "must be 0 to below 1"))]
+    pub momentum: f32,
+
+    /// Whether the momentum looks ahead.
+    #[config(default = true)]
+    pub nesterov: bool,
+}
+
+impl From<&Optimizer> for OuterSgd {
+    fn from(optimizer: &Optimizer) -> Self {
+        Self { lr: optimizer.lr, momentum: optimizer.momentum, nesterov: optimizer.nesterov }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn load(text: &str) -> anyhow::Result<Config> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        kit::config::load_with(Some(file.path()), "peer", |_| None)
+    }
+
+    #[test]
+    fn the_template_holds_the_defaults() {
+        let template = kit::config::template::<Config>("peer");
+        let config = load(&template).unwrap();
+        assert_eq!(config.grpc_addr, "127.0.0.1:50055".parse().unwrap());
+        assert!(config.peer_urls.is_empty());
+        let sgd = OuterSgd::from(&config.optimizer);
+        assert_eq!((sgd.lr, sgd.momentum, sgd.nesterov), (0.7, 0.9, true));
+    }
+
+    #[test]
+    fn peers_are_named_by_hotkey() {
+        let alice = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY";
+        let text = format!("[peer.peer_urls]\n{alice} = \"http://10.0.0.1:50056\"");
+        let config = load(&text).unwrap();
+        assert_eq!(config.peer_urls[&alice.parse().unwrap()], "http://10.0.0.1:50056");
+        assert!(load("[peer.peer_urls]\nalice = \"http://10.0.0.1:50056\"").is_err());
+    }
+
+    #[test]
+    fn a_chunk_larger_than_the_protocol_allows_is_refused() {
+        let error = load("[peer]\nchunk_bytes = 1048577").unwrap_err();
+        assert!(format!("{error:#}").contains("chunk_bytes"), "{error:#}");
+    }
+}
