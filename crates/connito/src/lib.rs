@@ -1,1 +1,21 @@
-//! To be written.
+//! The `connito` command: one validator in one process, a whole subnet for a demonstration, a miner,
+//! a development chain, and what operators ask of a validator that runs.
+//!
+//! Services do not know each other's crates; here they are put side by side.
+
+mod cli;
+mod config;
+pub mod demo;
+pub mod miner;
+mod model_import;
+mod operator;
+mod up;
+
+use std::process::ExitCode;
+
+pub use up::{Validator, ValidatorConfig};
+
+/// Runs the command line and tells errors to people.
+pub fn main() -> ExitCode {
+    cli::main()
+}

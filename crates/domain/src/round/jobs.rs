@@ -172,7 +172,7 @@ pub(super) fn on_lease(state: &mut State, worker: String, policy: &Policy) -> Re
         traceparent: round.traceparent.clone(),
     };
     state.next_fence += 1;
-    Reply::Granted(Some(grant))
+    Reply::Granted(Some(Box::new(grant)))
 }
 
 pub(super) fn on_renew(

@@ -174,7 +174,7 @@ pub enum Reply {
     /// Nothing new: the event was known, or is of no consequence any more.
     Ignored,
     /// The answer to [`Event::Lease`].
-    Granted(Option<JobGrant>),
+    Granted(Option<Box<JobGrant>>),
 }
 
 /// Why an event was not taken in. The state is unchanged.

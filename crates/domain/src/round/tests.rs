@@ -157,7 +157,7 @@ fn blocks(state: &mut State, to: u64) {
 
 fn lease(state: &mut State) -> JobGrant {
     match run(state, Event::Lease { worker: "w".to_owned() }) {
-        Reply::Granted(Some(grant)) => grant,
+        Reply::Granted(Some(grant)) => *grant,
         other => panic!("no job: {other:?}"),
     }
 }

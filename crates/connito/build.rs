@@ -1,0 +1,1 @@
+include!("../model/link.rs");

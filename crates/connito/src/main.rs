@@ -1,0 +1,5 @@
+//! The `connito` command.
+
+fn main() -> std::process::ExitCode {
+    connito::main()
+}
