@@ -1,0 +1,305 @@
+//! A running chain, as tests and the demo hold it.
+
+use std::{
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+
+use crate::{
+    block::Head,
+    chain::{Chain, Included},
+    dispatch::{self, Commitment},
+    faults::Faults,
+    genesis::{self, Genesis, GenesisNeuron, MAX_NEURONS, Production},
+    node::{Node, Stopped},
+    runtime::MetadataError,
+    server,
+    state::{State, account, number},
+    subnet::{self, SUBTENSOR},
+};
+
+/// The shortest block time.
+pub const MIN_BLOCK_TIME: Duration = Duration::from_millis(50);
+
+/// The chain does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("a block time of {0:?} is below {MIN_BLOCK_TIME:?}")]
+    BlockTime(Duration),
+    #[error("{0} neurons are more than {MAX_NEURONS}")]
+    Neurons(usize),
+    #[error("two neurons have the hotkey 0x{}", hex::encode(.0))]
+    SameHotkey([u8; 32]),
+    #[error("listening on {address}: {source}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+}
+
+/// A running development chain. Clones are the same chain; it stops when the last is dropped.
+#[derive(Clone)]
+pub struct DevChain {
+    node: Node,
+    faults: Arc<Faults>,
+    address: SocketAddr,
+    genesis_hash: [u8; 32],
+    netuid: u16,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    _stop_with_last: Arc<DropGuard>,
+}
+
+impl fmt::Debug for DevChain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DevChain").field("url", &self.url()).finish_non_exhaustive()
+    }
+}
+
+impl DevChain {
+    /// Makes block 0 and serves the chain at `listen`; port 0 is any free port.
+    pub async fn start(genesis: Genesis, listen: SocketAddr) -> Result<Self, StartError> {
+        check(&genesis)?;
+        let chain = Chain::new(&genesis)?;
+        let genesis_hash = chain.head().head.hash;
+        let error = |source| StartError::Listen { address: listen, source };
+        let listener = tokio::net::TcpListener::bind(listen).await.map_err(error)?;
+        let address = listener.local_addr().map_err(error)?;
+
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let faults = Arc::new(Faults::default());
+        let (node, own) = Node::new(chain, genesis.production, Arc::clone(&faults), stop.clone());
+        tasks.spawn(own);
+        let serve =
+            server::serve(listener, node.clone(), Arc::clone(&faults), tasks.clone(), stop.clone());
+        tasks.spawn(serve);
+        tasks.close();
+        Ok(Self {
+            node,
+            faults,
+            address,
+            genesis_hash,
+            netuid: genesis.netuid,
+            tasks,
+            stop: stop.clone(),
+            _stop_with_last: Arc::new(stop.drop_guard()),
+        })
+    }
+
+    /// Where clients connect.
+    pub fn url(&self) -> String {
+        format!("ws://{}", self.address)
+    }
+
+    /// The hash of block 0.
+    pub fn genesis_hash(&self) -> [u8; 32] {
+        self.genesis_hash
+    }
+
+    /// The newest block.
+    pub async fn head(&self) -> Result<Head, Stopped> {
+        self.node.with(|chain| chain.head().head).await
+    }
+
+    /// The newest finalized block.
+    pub async fn finalized(&self) -> Result<Head, Stopped> {
+        self.node.with(|chain| chain.finalized().head).await
+    }
+
+    /// Makes one block now, of what waits in the pool.
+    pub async fn produce_block(&self) -> Result<Head, Stopped> {
+        self.node.with(Chain::produce).await?.map_err(ended)
+    }
+
+    /// Makes `n` blocks, one after the other, and returns the newest.
+    pub async fn produce_blocks(&self, n: u32) -> Result<Head, Stopped> {
+        for _ in 0..n {
+            self.produce_block().await?;
+        }
+        self.head().await
+    }
+
+    /// Waits until there is a block of this number or a later one.
+    pub async fn wait_for_block(&self, number: u32) -> Result<Head, Stopped> {
+        let mut tips = self.node.tips();
+        tips.wait_for(|tips| tips.best >= number).await.map_err(|_| Stopped)?;
+        self.head().await
+    }
+
+    /// The hash of a block; `None` where there is none yet.
+    pub async fn block_hash(&self, number: u32) -> Result<Option<[u8; 32]>, Stopped> {
+        self.node.with(move |chain| chain.block(number.into()).map(|b| b.head.hash)).await
+    }
+
+    /// The weights that a neuron has set, as (UID, weight) pairs, at the newest block.
+    pub async fn weights(&self, uid: u16) -> Result<Vec<(u16, u16)>, Stopped> {
+        let index = subnet::index(self.netuid, 0);
+        self.read(None, move |state, _| subnet::weights(state, index, uid)).await
+    }
+
+    /// The block in which a neuron last set weights; 0 is never.
+    pub async fn last_update(&self, uid: u16) -> Result<u64, Stopped> {
+        let row = self.read(None, |state, netuid| {
+            let size = subnet::size(state, netuid)?;
+            subnet::row::<u64>(state, "LastUpdate", netuid, size)
+        });
+        Ok(row.await?.get(usize::from(uid)).copied().unwrap_or(0))
+    }
+
+    /// What a hotkey has committed as of a block, or as of the newest.
+    pub async fn commitment(
+        &self,
+        hotkey: [u8; 32],
+        at_block: Option<u32>,
+    ) -> Result<Option<Commitment>, Stopped> {
+        self.read(at_block, move |state, netuid| dispatch::commitment(state, netuid, &hotkey)).await
+    }
+
+    /// Where a hotkey is served.
+    pub async fn axon(&self, hotkey: [u8; 32]) -> Result<Option<SocketAddr>, Stopped> {
+        let axon = self.read(None, move |state, netuid| subnet::axon(state, netuid, &hotkey));
+        Ok(axon.await?.map(|axon| {
+            let ip = match u32::try_from(axon.ip) {
+                Ok(ip) if axon.ip_type == 4 => IpAddr::from(Ipv4Addr::from(ip)),
+                _ => IpAddr::from(Ipv6Addr::from(axon.ip)),
+            };
+            SocketAddr::new(ip, axon.port)
+        }))
+    }
+
+    /// Every signed extrinsic that a block includes, oldest first.
+    pub async fn extrinsics(&self) -> Result<Vec<Included>, Stopped> {
+        self.node.with(|chain| chain.journal().to_vec()).await
+    }
+
+    /// Registers a neuron in a new slot, from the next block on. Registration counts as an
+    /// update of weights. A hotkey that is registered keeps its slot.
+    pub async fn register(&self, neuron: GenesisNeuron) -> Result<u16, Stopped> {
+        self.write(move |state, netuid| {
+            if let Some(uid) = subnet::uid(state, netuid, &neuron.hotkey)? {
+                return Ok(uid);
+            }
+            let uid = subnet::size(state, netuid)?;
+            state.put(SUBTENSOR, "SubnetworkN", &[number(netuid)], &(uid + 1))?;
+            neuron.seat(state, netuid, uid, state.block())?;
+            Ok(uid)
+        })
+        .await
+    }
+
+    /// Gives a slot to another hotkey, from the next block on.
+    pub async fn replace(&self, uid: u16, neuron: GenesisNeuron) -> Result<(), Stopped> {
+        self.write(move |state, netuid| {
+            if uid < subnet::size(state, netuid)? {
+                neuron.seat(state, netuid, uid, state.block())?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Sets the stake of a neuron, from the next block on.
+    pub async fn set_stake(&self, uid: u16, rao: u64) -> Result<(), Stopped> {
+        self.write(move |state, netuid| {
+            let Some(hotkey) = subnet::hotkey(state, netuid, uid)? else { return Ok(()) };
+            state.put(SUBTENSOR, "TotalHotkeyAlpha", &[account(&hotkey), number(netuid)], &rao)
+        })
+        .await
+    }
+
+    /// Gives or takes the permit to set weights, from the next block on.
+    pub async fn set_validator_permit(&self, uid: u16, permit: bool) -> Result<(), Stopped> {
+        self.write(move |state, netuid| genesis::set(state, "ValidatorPermit", netuid, uid, permit))
+            .await
+    }
+
+    /// Turns commit-reveal on or off, from the next block on.
+    pub async fn set_commit_reveal(&self, on: bool) -> Result<(), Stopped> {
+        self.write(move |state, netuid| {
+            state.put(SUBTENSOR, "CommitRevealWeightsEnabled", &[number(netuid)], &on)
+        })
+        .await
+    }
+
+    /// Every call takes this much longer.
+    pub fn set_latency(&self, each_call: Duration) {
+        self.faults.set_latency(each_call);
+    }
+
+    /// Cuts every open connection. New ones are welcome.
+    pub fn drop_connections(&self) {
+        self.faults.cut();
+    }
+
+    /// `true` cuts every connection and accepts none.
+    pub fn set_offline(&self, offline: bool) {
+        self.faults.set_offline(offline);
+    }
+
+    /// The next `n` submissions are refused with 1016, "Immediately Dropped".
+    pub fn refuse_submits(&self, n: u32) {
+        self.faults.refuse_submits(n);
+    }
+
+    /// The next `n` submissions are taken, and all connections are cut before their answer.
+    pub fn lose_answers(&self, n: u32) {
+        self.faults.lose_answers(n);
+    }
+
+    /// `true` stalls the chain: the interval makes no more blocks.
+    pub fn set_paused(&self, paused: bool) {
+        self.faults.set_paused(paused);
+    }
+
+    /// Cuts all connections, ends the chain, and waits until nothing of it runs.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.wait().await;
+    }
+
+    async fn read<R: Send + 'static>(
+        &self,
+        at_block: Option<u32>,
+        read: impl FnOnce(&State<'_>, u16) -> Result<R, MetadataError> + Send + 'static,
+    ) -> Result<R, Stopped> {
+        let netuid = self.netuid;
+        let job = move |chain: &mut Chain| read(&chain.state(at_block.unwrap_or(u32::MAX)), netuid);
+        self.node.with(job).await?.map_err(ended)
+    }
+
+    async fn write<R: Send + 'static>(
+        &self,
+        write: impl FnOnce(&mut State<'_>, u16) -> Result<R, MetadataError> + Send + 'static,
+    ) -> Result<R, Stopped> {
+        self.node.with(move |chain| chain.stage(write)).await?.map_err(ended)
+    }
+}
+
+/// The metadata turned out not to fit: nothing more comes of this chain.
+fn ended(error: MetadataError) -> Stopped {
+    tracing::error!(%error, "the development chain does not fit its metadata");
+    Stopped
+}
+
+fn check(genesis: &Genesis) -> Result<(), StartError> {
+    if let Production::Interval(time) = genesis.production
+        && time < MIN_BLOCK_TIME
+    {
+        return Err(StartError::BlockTime(time));
+    }
+    if genesis.neurons.len() > MAX_NEURONS {
+        return Err(StartError::Neurons(genesis.neurons.len()));
+    }
+    for (uid, neuron) in genesis.neurons.iter().enumerate() {
+        if genesis.neurons[..uid].iter().any(|other| other.hotkey == neuron.hotkey) {
+            return Err(StartError::SameHotkey(neuron.hotkey));
+        }
+    }
+    Ok(())
+}
