@@ -22,7 +22,7 @@ use self::{local::Local, remote::Remote};
 /// A store of files by key. Cheap to clone.
 ///
 /// A key is a path of segments of ASCII letters, digits and `-_.=+@`, none of which begins with a
-/// dot: `models/7/manifest.json`. A file becomes visible whole or not at all, and its content
+/// dot: `models/7/manifest.json`; none may continue another. A file becomes visible whole or not at all, and its content
 /// never changes: putting the same bytes again is fine, others are
 /// [`ArtifactError::Conflict`].
 #[derive(Debug, Clone)]
@@ -127,7 +127,10 @@ impl Artifacts {
     /// the engine fails with.
     pub async fn get_bytes(&self, key: &str, max_len: u64) -> Result<Bytes, ArtifactError> {
         let key = key::checked(key)?;
-        remote::get_bytes(self.objects(), &key, max_len).await
+        match &*self.0 {
+            Place::Local(local) => local.get_bytes(&key, max_len).await,
+            Place::Remote(remote) => remote.get_bytes(&key, max_len).await,
+        }
     }
 
     /// Returns a file on this disk with the content of `key`: the file itself, or a cached copy.
@@ -160,7 +163,11 @@ impl Artifacts {
     ///
     /// [`ArtifactError::Key`], and what the engine fails with.
     pub async fn size(&self, key: &str) -> Result<Option<u64>, ArtifactError> {
-        remote::size(self.objects(), &key::checked(key)?).await
+        let key = key::checked(key)?;
+        match &*self.0 {
+            Place::Local(local) => local.size(&key).await,
+            Place::Remote(remote) => remote.size(&key).await,
+        }
     }
 
     /// Returns the keys under `prefix` (all, if it is empty), in ascending order.

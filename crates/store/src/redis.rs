@@ -9,7 +9,7 @@ use std::{fmt, sync::LazyLock, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use redis::{
-    Client, RedisError, Script,
+    Client, Cmd, FromRedisValue, RedisError, Script, ScriptInvocation,
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
 use uuid::Uuid;
@@ -55,6 +55,30 @@ impl Redis {
 
     fn key(&self, kind: &str, name: &str) -> String {
         format!("{{{}}}:{kind}:{name}", self.namespace)
+    }
+
+    /// Runs a script that may run twice: once more when the connection turns out to be gone, as it
+    /// is after a restart of Redis.
+    async fn invoke<T: FromRedisValue>(
+        &self,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<T, StoreError> {
+        let connection = &mut self.connection.clone();
+        match script.invoke_async(connection).await {
+            Err(error) if error.is_connection_dropped() => script.invoke_async(connection).await,
+            result => result,
+        }
+        .map_err(failed)
+    }
+
+    /// As [`Self::invoke`], for a command.
+    async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
+        let connection = &mut self.connection.clone();
+        match command.query_async(connection).await {
+            Err(error) if error.is_connection_dropped() => command.query_async(connection).await,
+            result => result,
+        }
+        .map_err(failed)
     }
 
     fn lease_key(&self, name: &str) -> String {
@@ -104,25 +128,20 @@ impl Backend for Redis {
         holder: Uuid,
         ttl: Duration,
     ) -> Result<Option<u64>, StoreError> {
-        let fence: u64 = ACQUIRE
+        let mut script = ACQUIRE.prepare_invoke();
+        script
             .key(self.lease_key(name))
             .key(self.fence_key(name))
             .arg(holder.to_string())
-            .arg(millis(ttl))
-            .invoke_async(&mut self.connection.clone())
-            .await
-            .map_err(failed)?;
+            .arg(millis(ttl));
+        let fence: u64 = self.invoke(&script).await?;
         Ok((fence > 0).then_some(fence))
     }
 
     async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<bool, StoreError> {
-        RENEW
-            .key(self.lease_key(&lease.name))
-            .arg(lease.holder.to_string())
-            .arg(millis(ttl))
-            .invoke_async(&mut self.connection.clone())
-            .await
-            .map_err(failed)
+        let mut script = RENEW.prepare_invoke();
+        script.key(self.lease_key(&lease.name)).arg(lease.holder.to_string()).arg(millis(ttl));
+        self.invoke(&script).await
     }
 
     async fn release(&self, lease: &Lease) -> Result<bool, StoreError> {
@@ -135,20 +154,12 @@ impl Backend for Redis {
     }
 
     async fn fence(&self, name: &str) -> Result<u64, StoreError> {
-        let fence: Option<u64> = redis::cmd("GET")
-            .arg(self.fence_key(name))
-            .query_async(&mut self.connection.clone())
-            .await
-            .map_err(failed)?;
+        let fence: Option<u64> = self.query(redis::cmd("GET").arg(self.fence_key(name))).await?;
         Ok(fence.unwrap_or_default())
     }
 
     async fn get(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
-        let value: Option<Vec<u8>> = redis::cmd("GET")
-            .arg(self.value_key(key))
-            .query_async(&mut self.connection.clone())
-            .await
-            .map_err(failed)?;
+        let value: Option<Vec<u8>> = self.query(redis::cmd("GET").arg(self.value_key(key))).await?;
         Ok(value.map(Bytes::from))
     }
 
@@ -167,8 +178,7 @@ impl Backend for Redis {
             };
             script.key(self.value_key(write.key())).arg(change).arg(write.key()).arg(value);
         }
-        let (done, newest): (bool, u64) =
-            script.invoke_async(&mut self.connection.clone()).await.map_err(failed)?;
+        let (done, newest): (bool, u64) = self.invoke(&script).await?;
         if done {
             Ok(())
         } else {
@@ -182,6 +192,7 @@ impl Backend for Redis {
         value: Bytes,
         ttl: Option<Duration>,
     ) -> Result<bool, StoreError> {
+        // Not run twice: the second would find what the first has put.
         PUT_IF_ABSENT
             .key(self.value_key(key))
             .key(self.index_key())
@@ -205,18 +216,13 @@ impl Backend for Redis {
                 (from, to)
             }
         };
-        let found: Vec<(String, Vec<u8>)> = LIST
-            .key(self.index_key())
-            .arg(self.value_key(""))
-            .arg(from)
-            .arg(to)
-            .invoke_async(&mut self.connection.clone())
-            .await
-            .map_err(failed)?;
+        let mut script = LIST.prepare_invoke();
+        script.key(self.index_key()).arg(self.value_key("")).arg(from).arg(to);
+        let found: Vec<(String, Vec<u8>)> = self.invoke(&script).await?;
         Ok(found.into_iter().map(|(name, value)| (name, Bytes::from(value))).collect())
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        redis::cmd("PING").query_async(&mut self.connection.clone()).await.map_err(failed)
+        self.query(&redis::cmd("PING")).await
     }
 }

@@ -143,7 +143,7 @@ async fn ready(child: &mut Child, port: u16) -> anyhow::Result<()> {
             bail!("redis-server on port {port} ended: {status}");
         }
         if timeout(Duration::from_secs(1), info(port)).await.is_ok_and(|text| {
-            text.is_ok_and(|text| text.contains(&own) && text.contains("loading:0"))
+            text.is_ok_and(|text| text.contains(&own) && text.contains("\nloading:0"))
         }) {
             return Ok(());
         }

@@ -45,14 +45,32 @@ impl Local {
     }
 
     pub(super) async fn file(&self, key: &Key) -> Result<PathBuf, ArtifactError> {
+        match self.size(key).await? {
+            Some(_) => Ok(self.path(key)),
+            None => Err(ArtifactError::NotFound { key: key.to_string() }),
+        }
+    }
+
+    pub(super) async fn size(&self, key: &Key) -> Result<Option<u64>, ArtifactError> {
         let path = self.path(key);
         match tokio::fs::metadata(&path).await {
-            Ok(found) if found.is_file() => Ok(path),
-            Ok(_) => Err(ArtifactError::NotFound { key: key.to_string() }),
-            Err(error) if is_absence(&error) => {
-                Err(ArtifactError::NotFound { key: key.to_string() })
-            }
+            Ok(found) => Ok(found.is_file().then_some(found.len())),
+            Err(error) if is_absence(&error) => Ok(None),
             Err(error) => Err(ArtifactError::file("look for", &path, &error)),
+        }
+    }
+
+    pub(super) async fn get_bytes(&self, key: &Key, max: u64) -> Result<Bytes, ArtifactError> {
+        let missing = || ArtifactError::NotFound { key: key.to_string() };
+        let len = self.size(key).await?.ok_or_else(missing)?;
+        if len > max {
+            return Err(ArtifactError::TooLarge { key: key.to_string(), len, max });
+        }
+        let path = self.path(key);
+        match tokio::fs::read(&path).await {
+            Ok(bytes) => Ok(bytes.into()),
+            Err(error) if is_absence(&error) => Err(missing()),
+            Err(error) => Err(ArtifactError::file("read", &path, &error)),
         }
     }
 

@@ -51,7 +51,7 @@ impl Remote {
         match self.objects.put_opts(key, bytes.clone().into(), options).await {
             Ok(_) => Ok(()),
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {
-                match get_bytes(&*self.objects, key, bytes.len() as u64).await {
+                match self.get_bytes(key, bytes.len() as u64).await {
                     Ok(there) if there == bytes => Ok(()),
                     Ok(_) | Err(ArtifactError::TooLarge { .. }) => {
                         Err(ArtifactError::Conflict { key: key.to_string() })
@@ -71,7 +71,7 @@ impl Remote {
         let failed = |error| ArtifactError::file("read", path, &error);
         let mut file = File::open(path).await.map_err(failed)?;
         let len = file.metadata().await.map_err(failed)?.len();
-        if let Some(there) = size(&*self.objects, key).await? {
+        if let Some(there) = self.size(key).await? {
             return if there == len && self.same(key, &mut file, path).await? {
                 Ok(())
             } else {
@@ -111,12 +111,31 @@ impl Remote {
         Ok(true)
     }
 
+    pub(super) async fn get_bytes(&self, key: &Key, max: u64) -> Result<Bytes, ArtifactError> {
+        let engine = |error| ArtifactError::engine(key, error);
+        let found = self.objects.get(key).await.map_err(engine)?;
+        let len = found.meta.size;
+        if len > max {
+            return Err(ArtifactError::TooLarge { key: key.to_string(), len, max });
+        }
+        found.bytes().await.map_err(engine)
+    }
+
+    pub(super) async fn size(&self, key: &Key) -> Result<Option<u64>, ArtifactError> {
+        match self.objects.head(key).await {
+            Ok(found) => Ok(Some(found.size)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(ArtifactError::engine(key, error)),
+        }
+    }
+
     /// Returns the copy of `key` on this disk, made if there is none.
     pub(super) async fn file(&self, key: &Key) -> Result<PathBuf, ArtifactError> {
         let lock = self.lock(key);
         let _copying = lock.lock().await;
 
-        let len = size(&*self.objects, key)
+        let len = self
+            .size(key)
             .await?
             .ok_or_else(|| ArtifactError::NotFound { key: key.to_string() })?;
         let path = self.cache.join(key.as_ref());
@@ -182,30 +201,6 @@ impl Remote {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(ArtifactError::file("remove", &folder, &error)),
         }
-    }
-}
-
-pub(super) async fn get_bytes(
-    objects: &dyn ObjectStore,
-    key: &Key,
-    max: u64,
-) -> Result<Bytes, ArtifactError> {
-    let found = objects.get(key).await.map_err(|error| ArtifactError::engine(key, error))?;
-    let len = found.meta.size;
-    if len > max {
-        return Err(ArtifactError::TooLarge { key: key.to_string(), len, max });
-    }
-    found.bytes().await.map_err(|error| ArtifactError::engine(key, error))
-}
-
-pub(super) async fn size(
-    objects: &dyn ObjectStore,
-    key: &Key,
-) -> Result<Option<u64>, ArtifactError> {
-    match objects.head(key).await {
-        Ok(found) => Ok(Some(found.size)),
-        Err(Error::NotFound { .. }) => Ok(None),
-        Err(error) => Err(ArtifactError::engine(key, error)),
     }
 }
 
