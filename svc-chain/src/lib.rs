@@ -1,1 +1,187 @@
-//! To be written.
+//! The chain service: all chain I/O, and the only holder of the hotkey.
+//!
+//! Reads are made at one named block; writes go through the outbox, which carries each intent out
+//! exactly once; signatures are given for named purposes only. `subxt` is not seen outside of this
+//! crate.
+
+mod blocks;
+mod call;
+mod chain;
+mod config;
+mod error;
+mod failure;
+mod grpc;
+mod keys;
+mod metrics;
+mod networks;
+mod outbox;
+mod payload;
+mod preflight;
+mod read;
+mod rpc;
+mod selfcheck;
+mod sign;
+mod submit;
+mod wallet;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use kit::{Common, GrpcServer, Health, Shutdown};
+use proto::chain::v1::chain_service_server::{ChainServiceServer, SERVICE_NAME};
+use secrecy::SecretString;
+use store::Store;
+use tokio::{sync::watch, time::sleep};
+use tracing::{info, warn};
+
+use crate::{
+    blocks::Head,
+    chain::Chain,
+    error::Error,
+    grpc::Handler,
+    outbox::{Outbox, Worker},
+    rpc::Rpc,
+};
+pub use crate::{
+    config::{Config, ConfigError, Follow},
+    keys::{SigningKey, verify},
+    networks::Network,
+    wallet::{WalletError, hotkey_file, load as load_wallet},
+};
+
+/// Pauses between attempts to reach the chain grow from the first to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+/// Runs the service until `shutdown`.
+///
+/// # Errors
+///
+/// When the configuration means nothing, the wallet gives no key, the address is taken, or the
+/// chain's runtime lacks what is used. A chain that cannot be reached is waited for.
+pub async fn run(config: Config, common: Common, shutdown: Shutdown) -> anyhow::Result<()> {
+    let store = Store::open(&common.store_url, &common.namespace).context("open the store")?;
+    Service::start(config, &common, store, shutdown).await?.serve().await
+}
+
+/// The service, bound and not serving yet.
+#[derive(Debug)]
+pub struct Service {
+    server: GrpcServer,
+    health: Health,
+    config: Config,
+    key: Arc<SigningKey>,
+    head: Head,
+    outbox: Outbox,
+    chain: watch::Sender<Option<Chain>>,
+    shutdown: Shutdown,
+}
+
+impl Service {
+    /// Opens the wallet and binds the server.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`].
+    pub async fn start(
+        config: Config,
+        common: &Common,
+        store: Store,
+        shutdown: Shutdown,
+    ) -> anyhow::Result<Self> {
+        config.check()?;
+        let key = Arc::new(open_wallet(config.clone()).await?);
+        info!(hotkey = %key.hotkey(), netuid = config.netuid, "holds the hotkey");
+        let head = Head::default();
+        let outbox = Outbox::new(store, head.subscribe());
+        let (chain, reached) = watch::channel(None);
+        let handler = Handler {
+            key: Arc::clone(&key),
+            chain: reached,
+            head: head.clone(),
+            outbox: outbox.clone(),
+            shutdown: shutdown.clone(),
+        };
+        let server = GrpcServer::bind(config.grpc_addr, &common.tls)
+            .await?
+            .named("svc-chain")
+            .reflect(proto::DESCRIPTOR)
+            .add(ChainServiceServer::new(handler));
+        let health = server.health();
+        health.set(SERVICE_NAME, false);
+        Ok(Self { server, health, config, key, head, outbox, chain, shutdown })
+    }
+
+    /// Address of the gRPC server.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.server.local_addr()
+    }
+
+    /// Serves until the shutdown; ready once the chain was reached.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`].
+    pub async fn serve(self) -> anyhow::Result<()> {
+        let Self { server, health, config, key, head, outbox, chain, shutdown } = self;
+        let work = async {
+            let Some(reached) = connect(&config, &shutdown).await? else { return Ok(()) };
+            info!(genesis = %reached.genesis(), "the chain's runtime has all that is used");
+            let follow =
+                head.follow(reached.clone(), config.follow, config.stall_timeout, shutdown.clone());
+            shutdown.spawn(follow);
+            let worker = Worker::new(&outbox, reached.clone(), key, &config);
+            shutdown.spawn(worker.run(shutdown.clone()));
+            chain.send_replace(Some(reached));
+            health.set(SERVICE_NAME, true);
+            shutdown.cancelled().await;
+            anyhow::Ok(())
+        };
+        tokio::select! {
+            served = kit::serve(server, shutdown.clone()) => served,
+            Err(error) = work => Err(error),
+        }
+    }
+}
+
+/// Reaches the chain, however long that takes; `None` when told to stop before.
+async fn connect(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Option<Chain>> {
+    let rpc = Rpc::new(config.urls()?, config.genesis()?, config.request_timeout);
+    let mut backoff = BACKOFF.0;
+    loop {
+        let connected = tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            connected = Chain::connect(config, rpc.clone()) => connected,
+        };
+        match connected {
+            Ok(chain) => return Ok(Some(chain)),
+            Err(error @ (Error::Runtime { .. } | Error::WrongChain(_))) => return Err(error.into()),
+            Err(error) => warn!(%error, pause = ?backoff, "the chain is not reached, trying again"),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            () = sleep(backoff) => {}
+        }
+        backoff = (backoff * 2).min(BACKOFF.1);
+    }
+}
+
+/// Opens the wallet of the configuration, away from the async threads.
+async fn open_wallet(config: Config) -> anyhow::Result<SigningKey> {
+    let open = move || {
+        let home = std::env::home_dir();
+        let path =
+            hotkey_file(&config.wallet_path, &config.coldkey, &config.hotkey, home.as_deref());
+        let password = match (config.wallet_password, config.wallet_password_file) {
+            (Some(password), _) => Some(password),
+            (None, Some(file)) => {
+                let text = std::fs::read_to_string(&file)
+                    .with_context(|| format!("read the password file {}", file.display()))?;
+                let text = zeroize::Zeroizing::new(text);
+                Some(SecretString::from(text.trim_end_matches(['\r', '\n'])))
+            }
+            (None, None) => None,
+        };
+        Ok(load_wallet(&path, password.as_ref())?)
+    };
+    tokio::task::spawn_blocking(open).await.context("open the wallet")?
+}

@@ -1,0 +1,251 @@
+//! Configuration: `[chain]`.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+
+use crate::networks::Network;
+
+/// The chain service: all chain I/O, and the only holder of the hotkey.
+#[derive(Debug, Clone, confique::Config)]
+pub struct Config {
+    /// Address of the gRPC server.
+    #[config(default = "127.0.0.1:50051")]
+    pub grpc_addr: SocketAddr,
+
+    /// Address of /healthz and /metrics; none without it.
+    pub admin_addr: Option<SocketAddr>,
+
+    /// Network, for its endpoints and genesis hash:
+    /// `finney` (wss://entrypoint-finney.opentensor.ai:443),
+    /// `archive` (finney with all past states: wss://archive.chain.opentensor.ai:443),
+    /// `test` (wss://test.finney.opentensor.ai:443) or
+    /// `local` (ws://127.0.0.1:9944, any genesis).
+    #[config(default = "local")]
+    pub network: Network,
+
+    /// WebSocket endpoints, best first, instead of the network's. The first that answers with the
+    /// right genesis is used.
+    #[config(default = [])]
+    pub endpoints: Vec<String>,
+
+    /// Hash of the chain's first block, `0x` and 64 hex digits, instead of the network's. An
+    /// endpoint with another one is never used.
+    pub genesis_hash: Option<String>,
+
+    /// Subnet.
+    #[config(default = 102)]
+    pub netuid: u16,
+
+    /// Mechanism of the subnet that weights are set for.
+    #[config(default = 0)]
+    pub mechanism: u8,
+
+    /// Folder of wallets; `~` is the home folder.
+    #[config(default = "~/.bittensor/wallets")]
+    pub wallet_path: PathBuf,
+
+    /// Name of the coldkey: the wallet's folder. Its private half is never read.
+    #[config(default = "default")]
+    pub coldkey: String,
+
+    /// Name of the hotkey, which signs.
+    #[config(default = "default")]
+    pub hotkey: String,
+
+    /// Password of an encrypted hotkey. Not for the file: set CONNITO_WALLET_PASSWORD.
+    #[config(env = "CONNITO_WALLET_PASSWORD")]
+    pub wallet_password: Option<SecretString>,
+
+    /// File that holds the password of an encrypted hotkey; a line end is not part of it.
+    pub wallet_password_file: Option<PathBuf>,
+
+    /// Blocks that are followed: `best` is the node's newest, `finalized` some blocks later but
+    /// never taken back.
+    #[config(default = "best")]
+    pub follow: Follow,
+
+    /// Blocks that a signed extrinsic lives: a power of two from 4 to 2048.
+    #[config(default = 32)]
+    pub mortality: u64,
+
+    /// Most extrinsics that are sent for one intent before it has failed.
+    #[config(default = 6)]
+    pub max_attempts: u32,
+
+    /// Version key sent with weights; the subnet refuses those smaller than its own.
+    #[config(default = 10001000)]
+    pub version_key: u64,
+
+    /// Finished intents that are kept.
+    #[config(default = 256)]
+    pub keep_intents: usize,
+
+    /// How long the right to send extrinsics outlives a process that held it.
+    #[config(default = "15s", deserialize_with = humantime_serde::deserialize)]
+    pub lease_ttl: Duration,
+
+    /// Most time that a node may take to answer a call.
+    #[config(default = "15s", deserialize_with = humantime_serde::deserialize)]
+    pub request_timeout: Duration,
+
+    /// A connection that brings no block for this long is replaced.
+    #[config(default = "60s", deserialize_with = humantime_serde::deserialize)]
+    pub stall_timeout: Duration,
+}
+
+/// Which blocks are followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Follow {
+    /// The node's newest; may be taken back by a reorganisation.
+    Best,
+    /// Final ones only.
+    Finalized,
+}
+
+/// A configuration that is well-formed and means nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    #[error("`chain.genesis_hash` must be `0x` and 64 hex digits, not `{0}`")]
+    GenesisHash(String),
+    #[error("`chain.mortality` must be a power of two from 4 to 2048, not {0}")]
+    Mortality(u64),
+    #[error("`chain.endpoints`: `{0}` does not start with ws:// or wss://")]
+    Endpoint(String),
+    #[error("`chain.mechanism` must be 0 to 15, not {0}")]
+    Mechanism(u8),
+    #[error("`chain.max_attempts` must be at least 1")]
+    MaxAttempts,
+}
+
+impl Config {
+    /// The defaults, for code that makes its configuration itself. Reads nothing.
+    pub fn defaults() -> Self {
+        Self {
+            grpc_addr: SocketAddr::from(([127, 0, 0, 1], 50051)),
+            admin_addr: None,
+            network: Network::Local,
+            endpoints: Vec::new(),
+            genesis_hash: None,
+            netuid: 102,
+            mechanism: 0,
+            wallet_path: "~/.bittensor/wallets".into(),
+            coldkey: "default".to_owned(),
+            hotkey: "default".to_owned(),
+            wallet_password: None,
+            wallet_password_file: None,
+            follow: Follow::Best,
+            mortality: 32,
+            max_attempts: 6,
+            version_key: 10_001_000,
+            keep_intents: 256,
+            lease_ttl: Duration::from_secs(15),
+            request_timeout: Duration::from_secs(15),
+            stall_timeout: Duration::from_secs(60),
+        }
+    }
+
+    /// Endpoints to use, best first.
+    pub(crate) fn urls(&self) -> Result<Vec<String>, ConfigError> {
+        if self.endpoints.is_empty() {
+            return Ok(self.network.endpoints().iter().map(|url| (*url).to_owned()).collect());
+        }
+        match self
+            .endpoints
+            .iter()
+            .find(|url| !url.starts_with("ws://") && !url.starts_with("wss://"))
+        {
+            Some(url) => Err(ConfigError::Endpoint(url.clone())),
+            None => Ok(self.endpoints.clone()),
+        }
+    }
+
+    /// The genesis hash to insist on. Own endpoints without an own hash may be of any chain: the
+    /// first one that answers settles it for as long as the process lives.
+    pub(crate) fn genesis(&self) -> Result<Option<[u8; 32]>, ConfigError> {
+        let text = match &self.genesis_hash {
+            Some(text) => text.as_str(),
+            None if !self.endpoints.is_empty() && self.network == Network::Local => {
+                return Ok(None);
+            }
+            None => match self.network.genesis_hash() {
+                Some(text) => text,
+                None => return Ok(None),
+            },
+        };
+        let mut hash = [0; 32];
+        hex::decode_to_slice(text.trim_start_matches("0x"), &mut hash)
+            .map(|()| Some(hash))
+            .map_err(|_| ConfigError::GenesisHash(text.to_owned()))
+    }
+
+    /// Refuses what no field says alone.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        if !self.mortality.is_power_of_two() || !(4..=2048).contains(&self.mortality) {
+            return Err(ConfigError::Mortality(self.mortality));
+        }
+        if self.mechanism > 15 {
+            return Err(ConfigError::Mechanism(self.mechanism));
+        }
+        if self.max_attempts == 0 {
+            return Err(ConfigError::MaxAttempts);
+        }
+        self.urls()?;
+        self.genesis()?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(variables: &[(&str, &str)]) -> anyhow::Result<Config> {
+        kit::config::load_with(None, "chain", |name| {
+            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn the_defaults_of_the_code_are_the_defaults_of_the_template() {
+        let mut from_template = parsed(&[]).unwrap();
+        from_template.wallet_password = None; // the environment of the test may hold one
+        assert_eq!(format!("{from_template:?}"), format!("{:?}", Config::defaults()));
+        from_template.check().unwrap();
+    }
+
+    #[test]
+    fn a_named_network_brings_its_endpoints_and_its_genesis() {
+        let config = parsed(&[("CONNITO_CHAIN_NETWORK", "finney")]).unwrap();
+        assert_eq!(config.urls().unwrap(), ["wss://entrypoint-finney.opentensor.ai:443"]);
+        assert_eq!(config.genesis().unwrap().unwrap()[..2], [0x2f, 0x05]);
+        let own = parsed(&[
+            ("CONNITO_CHAIN_NETWORK", "finney"),
+            ("CONNITO_CHAIN_ENDPOINTS", "[\"ws://10.0.0.1:9944\"]"),
+        ])
+        .unwrap();
+        assert_eq!(own.urls().unwrap(), ["ws://10.0.0.1:9944"]);
+        assert!(own.genesis().unwrap().is_some(), "own endpoints must be of the named network");
+    }
+
+    #[test]
+    fn the_password_is_never_shown() {
+        let config = Config { wallet_password: Some("hunter2".into()), ..Config::defaults() };
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn what_means_nothing_is_refused_by_name() {
+        let defaults = Config::defaults();
+        let config = Config { mortality: 33, ..defaults.clone() };
+        assert_eq!(config.check(), Err(ConfigError::Mortality(33)));
+        let config = Config { genesis_hash: Some("0x12".to_owned()), ..defaults.clone() };
+        assert_eq!(config.check(), Err(ConfigError::GenesisHash("0x12".to_owned())));
+        let config = Config { endpoints: vec!["http://a".to_owned()], ..defaults.clone() };
+        assert_eq!(config.check(), Err(ConfigError::Endpoint("http://a".to_owned())));
+        let config = Config { max_attempts: 0, ..defaults };
+        assert_eq!(config.check(), Err(ConfigError::MaxAttempts));
+    }
+}

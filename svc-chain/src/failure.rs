@@ -1,0 +1,381 @@
+//! Why the chain did not take an extrinsic: one enum for every road an error can come by.
+//!
+//! Errors come as a dispatch error after inclusion, named through the metadata, or at submission
+//! as a JSON-RPC error of the transaction pool (chain, section 4). Indices of pallets and errors
+//! move between runtimes and are never used: only names are, and the pool's codes, which are part
+//! of the runtime's source.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What happened to an extrinsic, whichever road the news came by.
+///
+/// | reason | meaning | advice |
+/// | --- | --- | --- |
+/// | `rate_limited` | too soon after the last weights, axon or commitment of this key | at the block where it is allowed |
+/// | `commitment_space` | the epoch's bytes for commitments are used up | next epoch |
+/// | `commit_reveal_enabled` | plain weights are refused on this subnet | never |
+/// | `not_registered`, `no_such_subnet`, `no_such_uid`, `no_permit`, `stake_too_low` | the chain does not let this key do that | never |
+/// | `version_key` | the version key is older than the chain asks for | never |
+/// | `too_few_weights`, `too_many_weights`, `max_weight`, `duplicate_uids`, `lengths_differ` | the weights break a rule | never |
+/// | `bad_address`, `bad_port`, `bad_ip_type` | the axon cannot be served there | never |
+/// | `commitment_refused` | the commitment breaks a rule | never |
+/// | `bad_request` | refused without a named reason (custom code 255 and unknown codes) | never |
+/// | `other` | a dispatch error without a case of its own; the detail names it | never |
+/// | `stale_nonce`, `future_nonce`, `expired`, `usurped` | the extrinsic can no longer land | a new one, at once |
+/// | `low_priority`, `banned`, `pool_full`, `unknown_validity` | the pool does not want it now | a new one, some blocks later |
+/// | `bad_proof` | signature, runtime version or era no longer fit | a new one, next block |
+/// | `already_known` | the pool has these very bytes | follow it |
+/// | `superseded` | a newer intent for the same slot exists | never |
+/// | `read_back_mismatch` | it succeeded, but the stored value is another | never |
+/// | `outcome_unknown` | it landed, its events are gone and the stored value is another | never |
+/// | `reveal` | an error of committing or revealing weights | never |
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "failure", rename_all = "snake_case")]
+pub(crate) enum Failure {
+    RateLimited,
+    CommitmentSpace,
+    CommitRevealEnabled,
+    NotRegistered,
+    NoSuchSubnet,
+    NoSuchUid,
+    NoPermit,
+    StakeTooLow,
+    VersionKey,
+    TooFewWeights,
+    TooManyWeights,
+    MaxWeight,
+    DuplicateUids,
+    LengthsDiffer,
+    BadAddress,
+    BadPort,
+    BadIpType,
+    CommitmentRefused { name: String },
+    BadRequest { detail: String },
+    Reveal { name: String },
+    Other { name: String },
+    StaleNonce,
+    FutureNonce,
+    Expired,
+    Usurped,
+    LowPriority,
+    Banned,
+    PoolFull,
+    UnknownValidity { detail: String },
+    BadProof { detail: String },
+    AlreadyKnown,
+    Superseded { by: String },
+    ReadBackMismatch { detail: String },
+    OutcomeUnknown,
+}
+
+/// What to do after a [`Failure`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Advice {
+    /// Nothing will change it: the intent has failed.
+    Never,
+    /// Sign a new extrinsic, this many blocks from now.
+    Resign { after: u64 },
+    /// Sign a new extrinsic at the block where the chain's rate limit allows it.
+    WhenAllowed,
+    /// It is on its way: look for it in the blocks.
+    Follow,
+}
+
+/// Blocks to wait after the pool did not want an extrinsic.
+const POOL_PAUSE: u64 = 3;
+
+impl Failure {
+    /// Stable, snake_case: for records, metrics and clients.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::RateLimited => "rate_limited",
+            Self::CommitmentSpace => "commitment_space",
+            Self::CommitRevealEnabled => "commit_reveal_enabled",
+            Self::NotRegistered => "not_registered",
+            Self::NoSuchSubnet => "no_such_subnet",
+            Self::NoSuchUid => "no_such_uid",
+            Self::NoPermit => "no_permit",
+            Self::StakeTooLow => "stake_too_low",
+            Self::VersionKey => "version_key",
+            Self::TooFewWeights => "too_few_weights",
+            Self::TooManyWeights => "too_many_weights",
+            Self::MaxWeight => "max_weight",
+            Self::DuplicateUids => "duplicate_uids",
+            Self::LengthsDiffer => "lengths_differ",
+            Self::BadAddress => "bad_address",
+            Self::BadPort => "bad_port",
+            Self::BadIpType => "bad_ip_type",
+            Self::CommitmentRefused { .. } => "commitment_refused",
+            Self::BadRequest { .. } => "bad_request",
+            Self::Reveal { .. } => "reveal",
+            Self::Other { .. } => "other",
+            Self::StaleNonce => "stale_nonce",
+            Self::FutureNonce => "future_nonce",
+            Self::Expired => "expired",
+            Self::Usurped => "usurped",
+            Self::LowPriority => "low_priority",
+            Self::Banned => "banned",
+            Self::PoolFull => "pool_full",
+            Self::UnknownValidity { .. } => "unknown_validity",
+            Self::BadProof { .. } => "bad_proof",
+            Self::AlreadyKnown => "already_known",
+            Self::Superseded { .. } => "superseded",
+            Self::ReadBackMismatch { .. } => "read_back_mismatch",
+            Self::OutcomeUnknown => "outcome_unknown",
+        }
+    }
+
+    /// Whether to try again, and when.
+    pub(crate) fn advice(&self) -> Advice {
+        match self {
+            Self::RateLimited | Self::CommitmentSpace => Advice::WhenAllowed,
+            Self::StaleNonce | Self::FutureNonce | Self::Expired | Self::Usurped => {
+                Advice::Resign { after: 0 }
+            }
+            Self::BadProof { .. } => Advice::Resign { after: 1 },
+            Self::LowPriority | Self::Banned | Self::PoolFull | Self::UnknownValidity { .. } => {
+                Advice::Resign { after: POOL_PAUSE }
+            }
+            Self::AlreadyKnown => Advice::Follow,
+            Self::CommitRevealEnabled
+            | Self::NotRegistered
+            | Self::NoSuchSubnet
+            | Self::NoSuchUid
+            | Self::NoPermit
+            | Self::StakeTooLow
+            | Self::VersionKey
+            | Self::TooFewWeights
+            | Self::TooManyWeights
+            | Self::MaxWeight
+            | Self::DuplicateUids
+            | Self::LengthsDiffer
+            | Self::BadAddress
+            | Self::BadPort
+            | Self::BadIpType
+            | Self::CommitmentRefused { .. }
+            | Self::BadRequest { .. }
+            | Self::Reveal { .. }
+            | Self::Other { .. }
+            | Self::Superseded { .. }
+            | Self::ReadBackMismatch { .. }
+            | Self::OutcomeUnknown => Advice::Never,
+        }
+    }
+
+    /// From the name of a dispatch error, `Pallet::Name` where it is a pallet's.
+    pub(crate) fn from_dispatch(name: &str) -> Self {
+        match name.rsplit("::").next().unwrap_or(name) {
+            "SettingWeightsTooFast"
+            | "CommittingWeightsTooFast"
+            | "ServingRateLimitExceeded"
+            | "TxRateLimitExceeded"
+            | "CommitmentSetRateLimitExceeded" => Self::RateLimited,
+            "SpaceLimitExceeded" => Self::CommitmentSpace,
+            "CommitRevealEnabled" => Self::CommitRevealEnabled,
+            "HotKeyNotRegisteredInSubNet"
+            | "HotKeyNotRegisteredInNetwork"
+            | "HotKeyAccountNotExists" => Self::NotRegistered,
+            "SubnetNotExists" | "MechanismDoesNotExist" | "SubNetworkDoesNotExist" => {
+                Self::NoSuchSubnet
+            }
+            "UidVecContainInvalidOne" => Self::NoSuchUid,
+            "NeuronNoValidatorPermit" => Self::NoPermit,
+            "NotEnoughStakeToSetWeights" => Self::StakeTooLow,
+            "IncorrectWeightVersionKey" => Self::VersionKey,
+            "WeightVecLengthIsLow" => Self::TooFewWeights,
+            "UidsLengthExceedUidsInSubNet" => Self::TooManyWeights,
+            "MaxWeightExceeded" => Self::MaxWeight,
+            "DuplicateUids" => Self::DuplicateUids,
+            "WeightVecNotEqualSize" => Self::LengthsDiffer,
+            "InvalidIpAddress" => Self::BadAddress,
+            "InvalidPort" => Self::BadPort,
+            "InvalidIpType" => Self::BadIpType,
+            "TooManyFieldsInCommitmentInfo" | "AccountNotAllowedCommit" => {
+                Self::CommitmentRefused { name: name.to_owned() }
+            }
+            "CommitRevealDisabled"
+            | "NoWeightsCommitFound"
+            | "InvalidRevealCommitHashNotMatch"
+            | "TooManyUnrevealedCommits"
+            | "ExpiredWeightCommit"
+            | "RevealTooEarly"
+            | "InvalidRevealRound"
+            | "IncorrectCommitRevealVersion" => Self::Reveal { name: name.to_owned() },
+            _ => Self::Other { name: name.to_owned() },
+        }
+    }
+
+    /// From a JSON-RPC error of the transaction pool. `None` when the error is not the pool's.
+    pub(crate) fn from_pool(code: i32, message: &str, data: &str) -> Option<Self> {
+        let detail = || format!("{message}: {data}");
+        Some(match code {
+            1010 => {
+                Self::from_invalid(data).unwrap_or_else(|| Self::BadRequest { detail: detail() })
+            }
+            1011 => Self::UnknownValidity { detail: detail() },
+            1012 => Self::Banned,
+            1013 => Self::AlreadyKnown,
+            1014 => Self::LowPriority,
+            1015 | 1016 => Self::PoolFull,
+            1001 | 1002 | 1017..=1021 => Self::BadRequest { detail: detail() },
+            _ => return None,
+        })
+    }
+
+    /// From the data of error 1010, "Invalid Transaction".
+    fn from_invalid(data: &str) -> Option<Self> {
+        if let Some((_, code)) = data.split_once("Custom error:") {
+            return code.trim().trim_end_matches('"').parse().ok().map(Self::from_custom);
+        }
+        let has = |text| data.contains(text);
+        if has("outdated") {
+            Some(Self::StaleNonce)
+        } else if has("valid in the future") {
+            Some(Self::FutureNonce)
+        } else if has("ancient birth block") {
+            Some(Self::BadProof { detail: data.to_owned() })
+        } else if has("bad signature") {
+            Some(Self::BadProof { detail: data.to_owned() })
+        } else if has("exhaust the resources") {
+            Some(Self::PoolFull)
+        } else {
+            None
+        }
+    }
+
+    /// From the runtime's own code for refusing an extrinsic at submission.
+    fn from_custom(code: u8) -> Self {
+        match code {
+            1 => Self::StakeTooLow,
+            3 => Self::NoSuchSubnet,
+            4 | 10 => Self::NotRegistered,
+            6 | 12 => Self::RateLimited,
+            11 => Self::BadAddress,
+            13 => Self::BadPort,
+            15 => Self::Reveal { name: "InvalidRevealRound".to_owned() },
+            16 => Self::Reveal { name: "NoWeightsCommitFound".to_owned() },
+            17 => Self::Reveal { name: "outside the reveal range".to_owned() },
+            18 => Self::LengthsDiffer,
+            19 => Self::NoSuchUid,
+            other => Self::BadRequest { detail: format!("custom error {other}") },
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RateLimited => "too soon after this key's last one",
+            Self::CommitmentSpace => "this epoch's bytes for commitments are used up",
+            Self::CommitRevealEnabled => {
+                "the subnet has commit-reveal on: plain weights are refused, and committing and \
+                 revealing them is not built yet"
+            }
+            Self::NotRegistered => "the hotkey is not registered in the subnet",
+            Self::NoSuchSubnet => "the subnet or the mechanism does not exist",
+            Self::NoSuchUid => "a UID does not exist in the subnet",
+            Self::NoPermit => "the hotkey has no validator permit",
+            Self::StakeTooLow => "the hotkey has too little stake",
+            Self::VersionKey => "the version key is older than the subnet asks for",
+            Self::TooFewWeights => "fewer weights than the subnet asks for",
+            Self::TooManyWeights => "more weights than the subnet has UIDs",
+            Self::MaxWeight => "a weight is above the subnet's limit",
+            Self::DuplicateUids => "a UID is named twice",
+            Self::LengthsDiffer => "UIDs and weights differ in number",
+            Self::BadAddress => "the chain takes no axon at this IP address",
+            Self::BadPort => "the chain takes no axon at this port",
+            Self::BadIpType => "the chain takes no axon of this IP version",
+            Self::CommitmentRefused { name } | Self::Reveal { name } | Self::Other { name } => name,
+            Self::BadRequest { detail }
+            | Self::UnknownValidity { detail }
+            | Self::BadProof { detail }
+            | Self::ReadBackMismatch { detail } => detail,
+            Self::StaleNonce => "its nonce was used by another extrinsic",
+            Self::FutureNonce => "its nonce is ahead of the chain's",
+            Self::Expired => "no block took it within its lifetime",
+            Self::Usurped => "another extrinsic with its nonce landed",
+            Self::LowPriority => "the pool holds another extrinsic with its nonce",
+            Self::Banned => "the pool has banned it for a while",
+            Self::PoolFull => "the pool is full",
+            Self::AlreadyKnown => "the pool has it already",
+            Self::Superseded { by } => return write!(f, "the newer intent {by} takes its place"),
+            Self::OutcomeUnknown => {
+                "it landed, but its events are gone and the stored value is another"
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_thing_has_one_name_whichever_road_it_comes_by() {
+        for (dispatch, custom, reason) in [
+            ("SubtensorModule::SettingWeightsTooFast", 6, "rate_limited"),
+            ("SubtensorModule::ServingRateLimitExceeded", 12, "rate_limited"),
+            ("SubtensorModule::NotEnoughStakeToSetWeights", 1, "stake_too_low"),
+            ("SubtensorModule::SubnetNotExists", 3, "no_such_subnet"),
+            ("SubtensorModule::HotKeyNotRegisteredInSubNet", 10, "not_registered"),
+            ("SubtensorModule::InvalidIpAddress", 11, "bad_address"),
+            ("SubtensorModule::InvalidPort", 13, "bad_port"),
+            ("SubtensorModule::WeightVecNotEqualSize", 18, "lengths_differ"),
+            ("SubtensorModule::UidVecContainInvalidOne", 19, "no_such_uid"),
+        ] {
+            let after = Failure::from_dispatch(dispatch);
+            let before =
+                Failure::from_pool(1010, "Invalid Transaction", &format!("Custom error: {custom}"));
+            assert_eq!(Some(&after), before.as_ref());
+            assert_eq!(after.reason(), reason);
+        }
+    }
+
+    #[test]
+    fn the_pools_own_refusals_are_told_apart() {
+        let data = |data| Failure::from_pool(1010, "Invalid Transaction", data).unwrap();
+        assert_eq!(data("Transaction is outdated"), Failure::StaleNonce);
+        assert_eq!(data("Transaction will be valid in the future"), Failure::FutureNonce);
+        assert_eq!(data("Transaction has a bad signature").reason(), "bad_proof");
+        assert_eq!(data("Transaction has an ancient birth block").reason(), "bad_proof");
+        assert_eq!(data("Custom error: 255").reason(), "bad_request");
+        assert_eq!(data("\"Custom error: 6\"").reason(), "rate_limited");
+        assert_eq!(data("something new").reason(), "bad_request");
+        let code = |code| Failure::from_pool(code, "", "").map(|failure| failure.reason());
+        assert_eq!(code(1012), Some("banned"));
+        assert_eq!(code(1013), Some("already_known"));
+        assert_eq!(code(1014), Some("low_priority"));
+        assert_eq!(code(1016), Some("pool_full"));
+        assert_eq!(code(-32000), None);
+    }
+
+    #[test]
+    fn an_error_without_a_case_of_its_own_keeps_its_name_and_is_final() {
+        let failure = Failure::from_dispatch("SubtensorModule::SomethingOfNextYear");
+        assert_eq!(failure.reason(), "other");
+        assert_eq!(failure.to_string(), "SubtensorModule::SomethingOfNextYear");
+        assert_eq!(failure.advice(), Advice::Never);
+    }
+
+    #[test]
+    fn a_rate_limit_waits_and_a_lost_extrinsic_is_signed_again() {
+        assert_eq!(Failure::RateLimited.advice(), Advice::WhenAllowed);
+        assert_eq!(Failure::Expired.advice(), Advice::Resign { after: 0 });
+        assert_eq!(Failure::AlreadyKnown.advice(), Advice::Follow);
+        assert_eq!(Failure::NotRegistered.advice(), Advice::Never);
+    }
+
+    #[test]
+    fn a_failure_survives_the_store() {
+        for failure in [
+            Failure::RateLimited,
+            Failure::Other { name: "A::B".to_owned() },
+            Failure::Superseded { by: "7/weights".to_owned() },
+        ] {
+            let json = serde_json::to_string(&failure).unwrap();
+            assert_eq!(serde_json::from_str::<Failure>(&json).unwrap(), failure, "{json}");
+        }
+    }
+}

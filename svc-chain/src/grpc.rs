@@ -1,0 +1,236 @@
+//! The gRPC face of the service: decode, call once, encode.
+
+use std::{pin::Pin, sync::Arc};
+
+use domain::{BlockHash, BlockNumber, ModelHash, RoundId, Uid};
+use futures::{Stream, StreamExt as _};
+use kit::Shutdown;
+use proto::{
+    InvalidField,
+    chain::v1::{self, chain_service_server::ChainService},
+    convert::{bytes, parse, required},
+};
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+use tracing::{Span, field::Empty, instrument};
+
+use crate::{
+    blocks::Head,
+    chain::{Block, BlockId, Chain},
+    error::Error,
+    keys::SigningKey,
+    outbox::{Intent, Key, Kind, Outbox, State},
+    payload, read,
+    sign::{self, Purpose},
+};
+
+/// Answers calls; those that need the chain are UNAVAILABLE until it was reached.
+#[derive(Debug)]
+pub(crate) struct Handler {
+    pub(crate) key: Arc<SigningKey>,
+    pub(crate) chain: watch::Receiver<Option<Chain>>,
+    pub(crate) head: Head,
+    pub(crate) outbox: Outbox,
+    pub(crate) shutdown: Shutdown,
+}
+
+impl Handler {
+    fn chain(&self) -> Result<Chain, Error> {
+        let chain = self.chain.borrow().clone();
+        chain.ok_or_else(|| Error::Unreachable("not connected yet".to_owned()))
+    }
+}
+
+type Blocks = Pin<Box<dyn Stream<Item = Result<v1::Block, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl ChainService for Handler {
+    type WatchBlocksStream = Blocks;
+
+    async fn get_identity(
+        &self,
+        _request: Request<v1::GetIdentityRequest>,
+    ) -> Result<Response<v1::GetIdentityResponse>, Status> {
+        let chain = self.chain()?;
+        let at = chain.at(BlockId::Hash(self.head.newest()?.hash)).await?;
+        let uid = read::uid_of(&chain, &at, self.key.hotkey()).await?;
+        Ok(Response::new(v1::GetIdentityResponse {
+            hotkey: self.key.hotkey().to_string(),
+            uid: uid.map(|uid| uid.0.into()),
+            netuid: chain.netuid.0.into(),
+            genesis_hash: chain.genesis().0.to_vec().into(),
+            spec_version: at.spec_version(),
+        }))
+    }
+
+    async fn watch_blocks(
+        &self,
+        _request: Request<v1::WatchBlocksRequest>,
+    ) -> Result<Response<Blocks>, Status> {
+        let blocks = self.head.watch(self.chain()?, self.shutdown.clone());
+        let blocks = blocks.map(|block| block.map(block_out).map_err(Status::from));
+        Ok(Response::new(Box::pin(blocks)))
+    }
+
+    #[instrument(name = "chain.get_block", skip_all)]
+    async fn get_block(
+        &self,
+        request: Request<v1::GetBlockRequest>,
+    ) -> Result<Response<v1::Block>, Status> {
+        let block = match request.into_inner().number {
+            None => self.head.newest()?,
+            Some(number) => self.chain()?.block(BlockNumber(number)).await?,
+        };
+        Ok(Response::new(block_out(block)))
+    }
+
+    #[instrument(name = "chain.get_metagraph", skip_all, fields(block = Empty))]
+    async fn get_metagraph(
+        &self,
+        request: Request<v1::GetMetagraphRequest>,
+    ) -> Result<Response<v1::Metagraph>, Status> {
+        let id = block_in(request.into_inner().at)?;
+        let metagraph = read::metagraph(&self.chain()?, id).await?;
+        Ok(Response::new(metagraph_out(metagraph)))
+    }
+
+    #[instrument(name = "chain.get_weights", skip_all, fields(block = Empty))]
+    async fn get_weights(
+        &self,
+        request: Request<v1::GetWeightsRequest>,
+    ) -> Result<Response<v1::GetWeightsResponse>, Status> {
+        let id = block_in(request.into_inner().at)?;
+        let rows = read::weights(&self.chain()?, id).await?.into_iter().map(|row| v1::WeightRow {
+            uid: row.uid.0.into(),
+            weights: row.weights.into_iter().map(weight_out).collect(),
+        });
+        Ok(Response::new(v1::GetWeightsResponse { rows: rows.collect() }))
+    }
+
+    #[instrument(name = "chain.get_commitments", skip_all, fields(block = Empty))]
+    async fn get_commitments(
+        &self,
+        request: Request<v1::GetCommitmentsRequest>,
+    ) -> Result<Response<v1::GetCommitmentsResponse>, Status> {
+        let id = block_in(request.into_inner().at)?;
+        let commitments = read::commitments(&self.chain()?, id).await?.into_iter();
+        let commitments = commitments.map(|commitment| v1::Commitment {
+            hotkey: commitment.hotkey.to_string(),
+            block: commitment.block.0,
+            data: commitment.data.into(),
+        });
+        Ok(Response::new(v1::GetCommitmentsResponse { commitments: commitments.collect() }))
+    }
+
+    #[instrument(name = "chain.submit_intent", skip_all, fields(round = Empty, kind = Empty))]
+    async fn submit_intent(
+        &self,
+        request: Request<v1::SubmitIntentRequest>,
+    ) -> Result<Response<v1::Intent>, Status> {
+        let request = request.into_inner();
+        let key = key_in(request.key)?;
+        let payload = payload::parse(key.kind, request.payload).map_err(Error::from)?;
+        let intent = self.outbox.submit(key, payload).await?;
+        Ok(Response::new(intent_out(&intent)))
+    }
+
+    #[instrument(name = "chain.get_intent", skip_all, fields(round = Empty, kind = Empty))]
+    async fn get_intent(
+        &self,
+        request: Request<v1::GetIntentRequest>,
+    ) -> Result<Response<v1::Intent>, Status> {
+        let intent = self.outbox.get(key_in(request.into_inner().key)?).await?;
+        Ok(Response::new(intent_out(&intent)))
+    }
+
+    async fn sign(
+        &self,
+        request: Request<v1::SignRequest>,
+    ) -> Result<Response<v1::SignResponse>, Status> {
+        let purpose = purpose_in(request.into_inner()).map_err(Error::from)?;
+        let signature = sign::sign(&self.key, purpose);
+        Ok(Response::new(v1::SignResponse { signature: signature.to_vec().into() }))
+    }
+}
+
+fn block_in(at: Option<v1::At>) -> Result<BlockId, Error> {
+    let at = required("at", at.and_then(|at| at.block))?;
+    let id = match at {
+        v1::at::Block::Number(number) => BlockId::Number(BlockNumber(number)),
+        v1::at::Block::Hash(hash) => BlockId::Hash(BlockHash(bytes("at.hash", &hash)?)),
+    };
+    Span::current().record("block", tracing::field::display(id));
+    Ok(id)
+}
+
+fn block_out(block: Block) -> v1::Block {
+    v1::Block {
+        number: block.number.0,
+        hash: block.hash.0.to_vec().into(),
+        parent_hash: block.parent.0.to_vec().into(),
+    }
+}
+
+fn weight_out((uid, value): (Uid, u16)) -> v1::Weight {
+    v1::Weight { uid: uid.0.into(), value: value.into() }
+}
+
+fn metagraph_out(metagraph: domain::Metagraph) -> v1::Metagraph {
+    let neurons = metagraph.neurons.into_iter().map(|neuron| v1::Neuron {
+        uid: neuron.uid.0.into(),
+        hotkey: neuron.hotkey.to_string(),
+        coldkey: neuron.coldkey.map(|key| key.to_string()).unwrap_or_default(),
+        axon: neuron.axon,
+        stake: neuron.stake,
+        incentive: neuron.incentive.into(),
+        validator_permit: neuron.validator_permit,
+        last_update: neuron.last_update.0,
+        registered_at: neuron.registered_at.0,
+    });
+    v1::Metagraph {
+        block: metagraph.block.0,
+        block_hash: metagraph.block_hash.0.to_vec().into(),
+        neurons: neurons.collect(),
+        weights_rate_limit: metagraph.weights_rate_limit,
+        min_allowed_weights: metagraph.min_allowed_weights,
+        weights_version: metagraph.weights_version,
+        commit_reveal: metagraph.commit_reveal,
+    }
+}
+
+fn key_in(key: Option<v1::IntentKey>) -> Result<Key, Error> {
+    let key = required("key", key)?;
+    let kind: Kind = parse("key.kind", &key.kind)?;
+    Span::current().record("round", key.round).record("kind", kind.as_str());
+    Ok(Key { round: RoundId(key.round), kind })
+}
+
+fn purpose_in(request: v1::SignRequest) -> Result<Purpose, InvalidField> {
+    use v1::sign_request::Purpose as Wire;
+    Ok(match required("purpose", request.purpose)? {
+        Wire::ModelHash(hash) => Purpose::ModelHash(parse::<ModelHash>("model_hash", &hash)?),
+        Wire::PeerDigest(digest) => Purpose::Peer(bytes("peer_digest", &digest)?),
+        Wire::RecordDigest(digest) => Purpose::Record(bytes("record_digest", &digest)?),
+    })
+}
+
+fn intent_out(intent: &Intent) -> v1::Intent {
+    let state = match &intent.state {
+        State::Recorded { .. } => v1::IntentState::Recorded,
+        State::Submitted { .. } => v1::IntentState::Submitted,
+        State::Included { .. } => v1::IntentState::Included,
+        State::Done { .. } => v1::IntentState::Done,
+        State::Failed { .. } => v1::IntentState::Failed,
+    };
+    let key =
+        v1::IntentKey { round: intent.key.round.0, kind: intent.key.kind.as_str().to_owned() };
+    v1::Intent {
+        key: Some(key),
+        state: state.into(),
+        extrinsic_hash: intent.extrinsic.map(|hash| hash.0.to_vec()).unwrap_or_default().into(),
+        block: intent.state.block(),
+        reason: intent.last.as_ref().map(|last| last.reason().to_owned()).unwrap_or_default(),
+        detail: intent.detail(),
+        attempts: intent.attempts,
+    }
+}

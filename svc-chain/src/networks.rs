@@ -1,0 +1,41 @@
+//! The public networks by name: facts, and nothing else.
+
+use serde::{Deserialize, Serialize};
+
+/// A network with known endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Network {
+    /// The main network.
+    Finney,
+    /// The main network, from nodes that keep every past state.
+    Archive,
+    /// The public test network.
+    Test,
+    /// A node on this machine, for example the development chain.
+    Local,
+}
+
+const FINNEY: &str = "0x2f0555cc76fc2840a25a6ea3b9637146806f1f44b090c175ffde2a7e5ab36c03";
+const TEST: &str = "0x8f9cf856bf558a14440e75569c9e58594757048d7b3a84b5d25f6bd978263105";
+
+impl Network {
+    /// Its WebSocket endpoints, best first.
+    pub fn endpoints(self) -> &'static [&'static str] {
+        match self {
+            Self::Finney => &["wss://entrypoint-finney.opentensor.ai:443"],
+            Self::Archive => &["wss://archive.chain.opentensor.ai:443"],
+            Self::Test => &["wss://test.finney.opentensor.ai:443"],
+            Self::Local => &["ws://127.0.0.1:9944"],
+        }
+    }
+
+    /// Hash of its first block; `None` where any is fine.
+    pub fn genesis_hash(self) -> Option<&'static str> {
+        match self {
+            Self::Finney | Self::Archive => Some(FINNEY),
+            Self::Test => Some(TEST),
+            Self::Local => None,
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! What of the runtime this service uses, and whether a runtime's metadata has it.
+//!
+//! Runtimes change often, and calls are made dynamically: this is the place where a change that
+//! matters is noticed, by name, before anything is read wrongly or sent in vain.
+
+use scale_info::{PortableRegistry, TypeDef};
+use subxt::Metadata;
+
+/// Everything in use. [`crate::read`] and [`crate::call`] use nothing else.
+const CALLS: &[Call] = &[
+    Call { pallet: "Commitments", name: "set_commitment", arguments: &["netuid", "info"] },
+    Call {
+        pallet: "SubtensorModule",
+        name: "serve_axon",
+        arguments: &[
+            "netuid",
+            "version",
+            "ip",
+            "port",
+            "ip_type",
+            "protocol",
+            "placeholder1",
+            "placeholder2",
+        ],
+    },
+];
+
+/// Either of these is enough.
+const WEIGHT_CALLS: [Call; 2] = [
+    Call {
+        pallet: "SubtensorModule",
+        name: "set_mechanism_weights",
+        arguments: &["netuid", "mecid", "dests", "weights", "version_key"],
+    },
+    Call {
+        pallet: "SubtensorModule",
+        name: "set_weights",
+        arguments: &["netuid", "dests", "weights", "version_key"],
+    },
+];
+
+const STORAGE: &[Storage] = &[
+    Storage::new("SubtensorModule", "Weights", 2, &[]),
+    Storage::new("SubtensorModule", "Uids", 2, &[]),
+    Storage::new("SubtensorModule", "LastUpdate", 1, &[]),
+    Storage::new("SubtensorModule", "WeightsSetRateLimit", 1, &[]),
+    Storage::new("SubtensorModule", "CommitRevealWeightsEnabled", 1, &[]),
+    Storage::new("SubtensorModule", "ServingRateLimit", 1, &[]),
+    Storage::new("SubtensorModule", "Tempo", 1, &[]),
+    Storage::new("SubtensorModule", "Axons", 2, &["block", "ip", "port", "ip_type"]),
+    Storage::new("Commitments", "CommitmentOf", 2, &["block", "info"]),
+    Storage::new("System", "Events", 0, &[]),
+];
+
+const APIS: &[Api] = &[
+    Api {
+        interface: "SubnetInfoRuntimeApi",
+        method: "get_selective_metagraph",
+        inputs: 2,
+        fields: &[
+            "min_allowed_weights",
+            "weights_version",
+            "weights_rate_limit",
+            "commit_reveal_weights_enabled",
+            "hotkeys",
+            "coldkeys",
+            "axons",
+            "validator_permit",
+            "last_update",
+            "incentives",
+            "block_at_registration",
+            "total_stake",
+        ],
+    },
+    Api { interface: "AccountNonceApi", method: "account_nonce", inputs: 1, fields: &[] },
+];
+
+struct Call {
+    pallet: &'static str,
+    name: &'static str,
+    arguments: &'static [&'static str],
+}
+
+struct Storage {
+    pallet: &'static str,
+    entry: &'static str,
+    keys: usize,
+    /// Fields of its value that are read.
+    fields: &'static [&'static str],
+}
+
+impl Storage {
+    const fn new(
+        pallet: &'static str,
+        entry: &'static str,
+        keys: usize,
+        fields: &'static [&'static str],
+    ) -> Self {
+        Self { pallet, entry, keys, fields }
+    }
+}
+
+struct Api {
+    interface: &'static str,
+    method: &'static str,
+    inputs: usize,
+    /// Fields of its answer that are read.
+    fields: &'static [&'static str],
+}
+
+/// Names everything in use that the metadata lacks, or has in another shape. Empty when all is
+/// well.
+pub(crate) fn missing(metadata: &Metadata) -> Vec<String> {
+    let mut missing: Vec<String> = CALLS.iter().filter_map(|call| call.missing(metadata)).collect();
+    let weights: Vec<_> = WEIGHT_CALLS.iter().filter_map(|call| call.missing(metadata)).collect();
+    if weights.len() == WEIGHT_CALLS.len() {
+        missing.push(weights.join(" and "));
+    }
+    missing.extend(STORAGE.iter().flat_map(|storage| storage.missing(metadata)));
+    missing.extend(APIS.iter().flat_map(|api| api.missing(metadata)));
+    missing
+}
+
+/// Whether weights can be set for a mechanism by number.
+pub(crate) fn has_mechanism_weights(metadata: &Metadata) -> bool {
+    WEIGHT_CALLS[0].missing(metadata).is_none()
+}
+
+impl Call {
+    fn missing(&self, metadata: &Metadata) -> Option<String> {
+        let Self { pallet, name, arguments } = self;
+        let call = metadata.pallet_by_name(pallet).and_then(|p| p.call_variant_by_name(name));
+        let Some(call) = call else { return Some(format!("call {pallet}.{name}")) };
+        let found: Vec<_> =
+            call.fields.iter().map(|field| field.name.as_deref().unwrap_or("?")).collect();
+        (found != *arguments).then(|| {
+            format!("call {pallet}.{name}({}): it is ({})", arguments.join(", "), found.join(", "))
+        })
+    }
+}
+
+impl Storage {
+    fn missing(&self, metadata: &Metadata) -> Vec<String> {
+        let Self { pallet, entry, keys, fields } = self;
+        let found = metadata
+            .pallet_by_name(pallet)
+            .and_then(|p| p.storage())
+            .and_then(|storage| storage.entry_by_name(entry));
+        let Some(found) = found else { return vec![format!("storage {pallet}.{entry}")] };
+        let mut missing = Vec::new();
+        if found.keys().len() != *keys {
+            missing.push(format!(
+                "storage {pallet}.{entry} with {keys} keys: it has {}",
+                found.keys().len()
+            ));
+        }
+        let have = fields_of(metadata.types(), found.value_ty());
+        let lacks = fields.iter().filter(|field| !have.iter().any(|name| name == *field));
+        missing.extend(lacks.map(|field| format!("field `{field}` of storage {pallet}.{entry}")));
+        missing
+    }
+}
+
+impl Api {
+    fn missing(&self, metadata: &Metadata) -> Vec<String> {
+        let Self { interface, method, inputs, fields } = self;
+        let found = metadata
+            .runtime_api_trait_by_name(interface)
+            .and_then(|api| api.method_by_name(method));
+        let Some(found) = found else { return vec![format!("runtime API {interface}.{method}")] };
+        let mut missing = Vec::new();
+        let count = found.inputs().count();
+        if count != *inputs {
+            missing.push(format!(
+                "runtime API {interface}.{method} with {inputs} inputs: it has {count}"
+            ));
+        }
+        let have = fields_of(metadata.types(), found.output_ty());
+        let lacks = fields.iter().filter(|field| !have.iter().any(|name| name == *field));
+        missing.extend(lacks.map(|field| format!("field `{field}` of {interface}.{method}")));
+        missing
+    }
+}
+
+/// Names of the fields of a struct, or of the struct that an option holds.
+fn fields_of(types: &PortableRegistry, id: u32) -> Vec<String> {
+    let Some(ty) = types.resolve(id) else { return Vec::new() };
+    match &ty.type_def {
+        TypeDef::Composite(composite) => {
+            composite.fields.iter().filter_map(|field| field.name.clone()).collect()
+        }
+        TypeDef::Variant(option) => option
+            .variants
+            .iter()
+            .find(|variant| variant.name == "Some")
+            .and_then(|some| some.fields.first())
+            .map(|field| fields_of(types, field.ty.id))
+            .unwrap_or_default(),
+        TypeDef::Sequence(_)
+        | TypeDef::Array(_)
+        | TypeDef::Tuple(_)
+        | TypeDef::Primitive(_)
+        | TypeDef::Compact(_)
+        | TypeDef::BitSequence(_) => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The metadata with one name in it changed for another of the same length.
+    fn renamed(from: &str, to: &str) -> Metadata {
+        assert_eq!(from.len(), to.len());
+        let mut bytes = devchain::METADATA.to_vec();
+        let places: Vec<usize> = (0..bytes.len() - from.len())
+            .filter(|at| bytes[*at..].starts_with(from.as_bytes()))
+            // A name is preceded by its length: no part of a longer name is touched.
+            .filter(|at| usize::from(bytes[at - 1]) == from.len() << 2)
+            .collect();
+        assert!(!places.is_empty(), "{from}");
+        for at in places {
+            bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        }
+        Metadata::decode_from(&bytes).unwrap()
+    }
+
+    #[test]
+    fn the_metadata_of_the_development_chain_has_all_that_is_used() {
+        assert_eq!(
+            missing(&Metadata::decode_from(devchain::METADATA).unwrap()),
+            Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn a_renamed_field_call_entry_or_method_is_named() {
+        for (from, to, named) in [
+            ("set_commitment", "put_commitment", "call Commitments.set_commitment"),
+            ("incentives", "incentivea", "field `incentives` of SubnetInfoRuntimeApi"),
+            ("ServingRateLimit", "ServingRateLimix", "storage SubtensorModule.ServingRateLimit"),
+            ("ip_type", "ip_kind", "field `ip_type` of storage SubtensorModule.Axons"),
+            ("get_selective_metagraph", "get_selective_metagrapx", "get_selective_metagraph"),
+            ("placeholder2", "placeholder3", "call SubtensorModule.serve_axon("),
+        ] {
+            let missing = missing(&renamed(from, to));
+            assert!(missing.iter().any(|name| name.contains(named)), "{from}: {missing:?}");
+        }
+    }
+
+    #[test]
+    fn the_older_call_for_weights_is_enough() {
+        let metadata = renamed("set_mechanism_weights", "set_mechanism_weightz");
+        assert_eq!(missing(&metadata), Vec::<String>::new());
+        assert!(!has_mechanism_weights(&metadata));
+    }
+
+    #[test]
+    fn every_saved_metadata_of_the_live_chain_has_all_that_is_used() {
+        let Some(folder) = std::env::var_os("CONNITO_METADATA_DIR") else {
+            println!("skipped: CONNITO_METADATA_DIR is not set");
+            return;
+        };
+        let mut checked = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if name.starts_with("subtensor_finney_") && name.ends_with(".scale") {
+                let metadata = Metadata::decode_from(&std::fs::read(&path).unwrap()).unwrap();
+                assert_eq!(missing(&metadata), Vec::<String>::new(), "{name}");
+                checked += 1;
+            }
+        }
+        assert!(checked > 0);
+    }
+}
