@@ -1,12 +1,15 @@
 //! The server's end of gRPC: health, reflection, traces, metrics and a graceful stop for all.
 
 mod body;
+mod cut;
 mod layer;
 
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
+use futures::TryStreamExt as _;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tonic::{
     body::Body,
     server::NamedService,
@@ -16,7 +19,7 @@ use tonic::{
 use tower::Service;
 use tracing::{info, warn};
 
-use self::layer::RpcLayer;
+use self::{cut::Cuttable, layer::RpcLayer};
 use crate::{Health, Shutdown, config::Tls, install_crypto, tls};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -177,10 +180,16 @@ pub async fn serve(server: GrpcServer, shutdown: Shutdown) -> anyhow::Result<()>
             health.set_all(false);
         }
     };
+    // Dropped when this ends, however it ends: no connection outlives it.
+    let cut = CancellationToken::new();
+    let _cut = cut.clone().drop_guard();
+    let incoming = TcpIncoming::from(listener)
+        .with_nodelay(Some(true))
+        .map_ok(move |stream| Cuttable::new(stream, cut.clone()));
     let serving = builder
         .layer(RpcLayer::new(name, shutdown.clone()))
         .add_routes(routes.routes())
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop);
+        .serve_with_incoming_shutdown(incoming, stop);
     let overdue = async {
         shutdown.cancelled().await;
         tokio::time::sleep(server.grace).await;

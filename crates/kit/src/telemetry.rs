@@ -6,6 +6,7 @@
 mod format;
 
 use std::{
+    fs::OpenOptions,
     io::{IsTerminal as _, stderr},
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -18,7 +19,10 @@ use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};
 use tracing::{level_filters::LevelFilter, warn};
 use tracing_subscriber::{
-    EnvFilter, Layer as _, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    EnvFilter, Layer as _,
+    fmt::{self, writer::BoxMakeWriter},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
 };
 
 use self::format::WithTraceId;
@@ -70,14 +74,14 @@ pub fn install(name: &str, common: &Common) -> anyhow::Result<Telemetry> {
     let json = match common.log_format {
         LogFormat::Json => true,
         LogFormat::Human => false,
-        LogFormat::Auto => !stderr().is_terminal(),
+        LogFormat::Auto => common.log_file.is_some() || !stderr().is_terminal(),
     };
-    let lines = fmt::layer().with_writer(stderr);
+    let lines = fmt::layer().with_writer(writer(common)?);
     let lines = if json {
         let format = fmt::format().json().flatten_event(true).with_span_list(false);
         lines.json().event_format(WithTraceId::json(format)).boxed()
     } else {
-        let format = fmt::format().with_ansi(stderr().is_terminal());
+        let format = fmt::format().with_ansi(common.log_file.is_none() && stderr().is_terminal());
         lines.event_format(WithTraceId::human(format)).boxed()
     };
 
@@ -101,6 +105,14 @@ pub fn install(name: &str, common: &Common) -> anyhow::Result<Telemetry> {
     let telemetry = Telemetry { metrics, tracer };
     *installed = Some(telemetry.clone());
     Ok(telemetry)
+}
+
+/// Where log lines go.
+fn writer(common: &Common) -> anyhow::Result<BoxMakeWriter> {
+    let Some(path) = &common.log_file else { return Ok(BoxMakeWriter::new(stderr)) };
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    let file = file.with_context(|| format!("open the log file {}", path.display()))?;
+    Ok(BoxMakeWriter::new(Mutex::new(file)))
 }
 
 fn tracer_provider(name: &str, common: &Common) -> anyhow::Result<SdkTracerProvider> {

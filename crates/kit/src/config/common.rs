@@ -44,6 +44,9 @@ pub struct Common {
     #[config(default = "info")]
     pub log_filter: String,
 
+    /// File that log lines are appended to; standard error without it.
+    pub log_file: Option<PathBuf>,
+
     /// Name of this process among those of its service, in traces; its process id if empty.
     #[config(default = "")]
     pub instance: String,
@@ -96,6 +99,7 @@ impl Default for Common {
             otlp_endpoint: None,
             log_format: LogFormat::Auto,
             log_filter: "info".to_owned(),
+            log_file: None,
             instance: String::new(),
             shutdown_grace: Duration::from_secs(10),
             tls: Tls::default(),
