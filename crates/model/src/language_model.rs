@@ -1,0 +1,307 @@
+//! A loaded model: shared parameters, the routed experts of one group (or all), and a second set of
+//! preallocated expert slots that submissions are copied into. The base's experts are never written
+//! to, so going back to them is exact and free.
+
+use std::{collections::BTreeMap, path::Path};
+
+use checkpoint::{Checkpoint, Limits, Manifest, SliceId, TensorSource};
+use domain::ExpertGroup;
+use serde_json::Value;
+use tch::{Kind, Reduction, Tensor};
+
+use crate::{
+    LoadOptions, ModelConfig, ModelError,
+    data::{Batch, IGNORED_LABEL},
+    net::{Expert, ExpertSet, FiniteCheck, Network},
+    weights::{self, Weights},
+};
+
+/// The experts of one group: layer -> `(local id, global id)`. Layers without routed experts are
+/// ignored.
+pub type GroupExperts = BTreeMap<u32, Vec<(u32, u32)>>;
+
+/// A model on a device. `Send`, so that it can move into a blocking task and back.
+#[derive(Debug)]
+pub struct LanguageModel {
+    config: ModelConfig,
+    network: Network,
+    base: ExpertSet,
+    slots: Option<ExpertSet>,
+    overlaid: bool,
+}
+
+impl LanguageModel {
+    /// Loads a model from named tensors: the hub's names, and experts in the subnet's form
+    /// (`…experts.K.gate_up_proj` `[2I, H]`, `…experts.K.down_proj` `[H, I]`). The first source
+    /// that has a name is taken. With a `group`, routing is masked to its experts and only they
+    /// need to be there.
+    ///
+    /// # Errors
+    ///
+    /// A tensor is missing, has another shape or a type that is not floating, or is not finite; the
+    /// group leaves a layer with fewer experts than a token goes through; libtorch fails.
+    pub fn load(
+        config: &Value,
+        sources: &[&dyn TensorSource],
+        group: Option<&GroupExperts>,
+        options: LoadOptions,
+    ) -> Result<Self, ModelError> {
+        let config = ModelConfig::from_json(config)?;
+        let ids = expert_ids(&config, group)?;
+        let weights = Weights::new(&config, sources, options);
+        let network = Network::load(&weights, group.is_some().then_some(ids.as_slice()), &options)?;
+        let mut layers = Vec::new();
+        for (layer, ids) in config.moe_layers().zip(ids) {
+            let load = |id| {
+                let [gate_up, down] = expert_shapes(&config);
+                Ok(Expert {
+                    id,
+                    gate_up: weights.take(&expert_name(layer, id, "gate_up_proj"), &gate_up)?,
+                    down: weights.take(&expert_name(layer, id, "down_proj"), &down)?,
+                })
+            };
+            layers.push(ids.into_iter().map(load).collect::<Result<_, ModelError>>()?);
+        }
+        let base = ExpertSet::new(layers);
+        Ok(Self { config, network, base, slots: None, overlaid: false })
+    }
+
+    /// Loads a model from a folder in the hub's layout: `config.json` and safetensors files, with
+    /// the hub's, stacked or the subnet's names of experts.
+    pub fn from_hub(
+        folder: &Path,
+        group: Option<&GroupExperts>,
+        options: LoadOptions,
+    ) -> Result<Self, ModelError> {
+        let hub = checkpoint::HubModel::open(folder)?;
+        Self::load(hub.config(), &[&hub], group, options)
+    }
+
+    /// Loads the partial model of `group` from its two slice files, whose hashes must be the
+    /// manifest's.
+    pub fn from_slices(
+        manifest: &Manifest,
+        group: ExpertGroup,
+        shared: &Path,
+        experts: &Path,
+        options: LoadOptions,
+    ) -> Result<Self, ModelError> {
+        let unknown = || ModelError::Config {
+            field: "expert_group",
+            why: format!("the manifest knows no group {group}"),
+        };
+        let shared = open_slice(manifest, SliceId::Shared, shared)?;
+        let experts = open_slice(manifest, SliceId::Group(group), experts)?;
+        let group = manifest.groups.0.get(&group).ok_or_else(unknown)?;
+        Self::load(&manifest.config, &[&shared, &experts], Some(group), options)
+    }
+
+    /// Sizes and constants.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Copies a submission's experts into the slots and routes through them from now on. Types are
+    /// converted to the model's. The submission must have every expert tensor of the group and no
+    /// other: this is checked here too, whoever checked it before.
+    ///
+    /// # Errors
+    ///
+    /// See [`ModelError::submission_reason`]. After any error the base is in place.
+    pub fn overlay(&mut self, submission: &dyn TensorSource) -> Result<(), ModelError> {
+        let _no_grad = tch::no_grad_guard();
+        self.overlaid = false;
+        let layers: Vec<u32> = self.config.moe_layers().collect();
+        let mut names: Vec<String> = Vec::new();
+        let mut slots = match self.slots.take() {
+            Some(slots) => slots,
+            None => self.base.slots()?,
+        };
+        let [gate_up, down] = expert_shapes(&self.config);
+        for (n, expert) in slots.iter_mut() {
+            let layer = layers.get(n).copied().unwrap_or_default();
+            for (slot, part, shape) in [
+                (&mut expert.gate_up, "gate_up_proj", &gate_up),
+                (&mut expert.down, "down_proj", &down),
+            ] {
+                let name = expert_name(layer, expert.id, part);
+                slot.f_copy_(&weights::read(submission, &name, shape)?)?;
+                weights::finite(slot, &name)?;
+                names.push(name);
+            }
+        }
+        if let Some(name) = submission.specs().keys().find(|name| !names.contains(name)) {
+            return Err(ModelError::Foreign { name: name.clone() });
+        }
+        self.slots = Some(slots);
+        self.overlaid = true;
+        Ok(())
+    }
+
+    /// Routes through the base's experts again, bit for bit what they were.
+    pub fn restore(&mut self) {
+        self.overlaid = false;
+    }
+
+    /// Loss of each batch in nats: mean over the unpadded tokens, each predicted from those before
+    /// it (protocol, section 6).
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::NonFinite`] when any activation or loss is not finite, padding included.
+    pub fn losses(&self, batches: &[Batch]) -> Result<Vec<f64>, ModelError> {
+        self.losses_until(batches, &|| false)
+    }
+
+    /// As [`Self::losses`]; asks `stop` before each batch and gives up with
+    /// [`ModelError::Stopped`] when told to.
+    pub fn losses_until(
+        &self,
+        batches: &[Batch],
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Vec<f64>, ModelError> {
+        let _no_grad = tch::no_grad_guard();
+        let mut losses = Vec::with_capacity(batches.len());
+        for (n, batch) in batches.iter().enumerate() {
+            if stop() {
+                return Err(ModelError::Stopped);
+            }
+            let mut check = FiniteCheck::default();
+            let loss = batch_loss(&self.network, self.experts(), &self.config, batch, &mut check)?
+                .f_double_value(&[])?;
+            check.verdict()?;
+            if !loss.is_finite() {
+                return Err(ModelError::NonFinite { place: format!("the loss of batch {n}") });
+            }
+            losses.push(loss);
+        }
+        Ok(losses)
+    }
+
+    /// Logits of one batch as float32, `[rows, length, vocabulary]` in row-major order: to compare
+    /// with other implementations.
+    pub fn logits(&self, batch: &Batch) -> Result<Vec<f32>, ModelError> {
+        let _no_grad = tch::no_grad_guard();
+        let mut check = FiniteCheck::default();
+        let logits = logits(&self.network, self.experts(), &self.config, batch, &mut check)?;
+        check.verdict()?;
+        Ok(Vec::try_from(logits.f_to_kind(Kind::Float)?.f_reshape([-1])?)?)
+    }
+
+    fn experts(&self) -> &ExpertSet {
+        match &self.slots {
+            Some(slots) if self.overlaid => slots,
+            Some(_) | None => &self.base,
+        }
+    }
+
+    pub(crate) fn into_parts(self) -> (ModelConfig, Network, ExpertSet) {
+        (self.config, self.network, self.base)
+    }
+}
+
+/// The mean of per-batch losses; NaN for none.
+pub fn mean_loss(losses: &[f64]) -> f64 {
+    losses.iter().sum::<f64>() / losses.len() as f64
+}
+
+/// Name of a routed expert's tensor in the subnet's form; `part` is `gate_up_proj` or `down_proj`.
+pub(crate) fn expert_name(layer: u32, id: i64, part: &str) -> String {
+    format!("model.layers.{layer}.mlp.experts.{id}.{part}")
+}
+
+/// Shapes of `gate_up_proj` and `down_proj`.
+pub(crate) fn expert_shapes(config: &ModelConfig) -> [[i64; 2]; 2] {
+    let (inner, hidden) = (config.moe_intermediate_size, config.hidden_size);
+    [[2 * inner, hidden], [hidden, inner]]
+}
+
+/// Ids of the experts to load, per layer with experts.
+fn expert_ids(
+    config: &ModelConfig,
+    group: Option<&GroupExperts>,
+) -> Result<Vec<Vec<i64>>, ModelError> {
+    let Some(group) = group else {
+        return Ok(config.moe_layers().map(|_| (0..config.routed_experts).collect()).collect());
+    };
+    let bad = |why| ModelError::Config { field: "expert_group", why };
+    config
+        .moe_layers()
+        .map(|layer| {
+            let pairs = group.get(&layer).map_or(&[][..], Vec::as_slice);
+            let mut ids: Vec<i64> = pairs.iter().map(|(_, id)| i64::from(*id)).collect();
+            ids.sort_unstable();
+            ids.dedup();
+            if ids.len() != pairs.len() || ids.iter().any(|id| *id >= config.routed_experts) {
+                return Err(bad(format!("layer {layer} names an expert twice or one too many")));
+            }
+            // With fewer, the masked choice would fall on experts that are not there.
+            if i64::try_from(ids.len()).is_ok_and(|n| n < config.top_k) {
+                let (n, k) = (ids.len(), config.top_k);
+                return Err(bad(format!("layer {layer} has {n} experts, a token needs {k}")));
+            }
+            Ok(ids)
+        })
+        .collect()
+}
+
+fn open_slice(manifest: &Manifest, id: SliceId, path: &Path) -> Result<Checkpoint, ModelError> {
+    let slice = manifest.slice(id).ok_or_else(|| ModelError::Config {
+        field: "slices",
+        why: format!("the manifest has no slice {id}"),
+    })?;
+    let checkpoint = checkpoint::open(path, Limits::trusted())?;
+    let found = checkpoint::model_hash(&checkpoint)?;
+    if found != slice.model_hash {
+        let expected = slice.model_hash;
+        return Err(ModelError::file(path, format!("hash {found} instead of {expected}")));
+    }
+    Ok(checkpoint)
+}
+
+fn logits(
+    network: &Network,
+    experts: &ExpertSet,
+    config: &ModelConfig,
+    batch: &Batch,
+    check: &mut FiniteCheck,
+) -> Result<Tensor, ModelError> {
+    batch.check(config.vocab_size)?;
+    let shape = [batch.rows() as i64, batch.length() as i64];
+    let ids = Tensor::f_from_slice(batch.ids())?.f_view(shape)?;
+    let attended = if batch.padded() {
+        let flags: Vec<bool> = batch.labels().iter().map(|label| *label != IGNORED_LABEL).collect();
+        Some(Tensor::f_from_slice(&flags)?.f_view(shape)?)
+    } else {
+        None
+    };
+    network.forward(&ids, attended.as_ref(), experts, check)
+}
+
+/// Mean cross entropy over the unpadded tokens of a batch, as a scalar on the device.
+pub(crate) fn batch_loss(
+    network: &Network,
+    experts: &ExpertSet,
+    config: &ModelConfig,
+    batch: &Batch,
+    check: &mut FiniteCheck,
+) -> Result<Tensor, ModelError> {
+    let logits = logits(network, experts, config, batch, check)?;
+    let (rows, length) = (batch.rows() as i64, batch.length() as i64);
+    let predicted = logits
+        .f_narrow(1, 0, length - 1)?
+        .f_to_kind(Kind::Float)?
+        .f_reshape([-1, config.vocab_size])?;
+    let labels = Tensor::f_from_slice(batch.labels())?
+        .f_view([rows, length])?
+        .f_narrow(1, 1, length - 1)?
+        .f_reshape([-1])?
+        .f_to_device(network.device())?;
+    Ok(predicted.f_cross_entropy_loss::<&Tensor>(
+        &labels,
+        None,
+        Reduction::Mean,
+        IGNORED_LABEL,
+        0.0,
+    )?)
+}
