@@ -77,6 +77,8 @@ impl Members {
     }
 }
 
+const DISAGREES: &str = "disagrees_on_the_members";
+
 #[derive(Debug)]
 struct Heard {
     offer: Offer,
@@ -93,6 +95,7 @@ pub struct Meeting {
     others: BTreeSet<Hotkey>,
     heard: BTreeMap<Hotkey, Heard>,
     met: BTreeSet<Hotkey>,
+    dropped: BTreeMap<Hotkey, &'static str>,
     stage: Stage,
 }
 
@@ -101,7 +104,8 @@ impl Meeting {
     pub fn new(me: Hotkey, offer: Offer, mut others: BTreeSet<Hotkey>) -> Self {
         others.remove(&me);
         let met = BTreeSet::from([me.clone()]);
-        Self { me, offer, others, heard: BTreeMap::new(), met, stage: Stage::Open }
+        let (heard, dropped) = (BTreeMap::new(), BTreeMap::new());
+        Self { me, offer, others, heard, met, dropped, stage: Stage::Open }
     }
 
     /// Those that this validator has met, itself included.
@@ -189,10 +193,11 @@ impl Meeting {
 
     /// The validators of the round that are not met, each with why.
     pub fn missing(&self) -> Vec<(Hotkey, &'static str)> {
-        let why = |hotkey: &Hotkey| match self.heard.get(hotkey) {
-            None => "not_reached",
-            Some(heard) if !heard.fresh => "fell_silent",
-            Some(heard) => heard.differs.unwrap_or("disagrees_on_the_members"),
+        let why = |hotkey: &Hotkey| match (self.heard.get(hotkey), self.dropped.get(hotkey)) {
+            (None, _) => "not_reached",
+            (Some(Heard { differs: Some(differs), .. }), _) => differs,
+            (Some(_), Some(dropped)) => dropped,
+            (Some(_), None) => "came_late",
         };
         let missing = self.others.iter().filter(|h| !self.met.contains(h));
         missing.map(|h| (h.clone(), why(h))).collect()
@@ -234,13 +239,19 @@ impl Meeting {
                 // Everybody else has gone on without this one: see `left_out_of`.
                 return;
             }
-            self.met.remove(&worst);
+            self.drop(worst, DISAGREES);
         }
     }
 
     fn drop_the_silent(&mut self) {
-        let (me, heard) = (&self.me, &self.heard);
-        self.met.retain(|h| h == me || heard.get(h).is_some_and(|heard| heard.fresh));
+        let fresh = |h: &Hotkey| self.heard.get(h).is_some_and(|heard| heard.fresh);
+        let silent: Vec<Hotkey> = self.met_others().filter(|h| !fresh(h)).cloned().collect();
+        silent.into_iter().for_each(|hotkey| self.drop(hotkey, "fell_silent"));
+    }
+
+    fn drop(&mut self, hotkey: Hotkey, why: &'static str) {
+        self.met.remove(&hotkey);
+        self.dropped.insert(hotkey, why);
     }
 
     /// Leaves out those whose list is not the most frequent one.
@@ -253,7 +264,7 @@ impl Meeting {
         let Some((most, _)) = most.filter(|(list, _)| **list == self.met) else { return };
         let odd: Vec<Hotkey> =
             self.met.iter().filter(|h| self.list(h) != Some(most)).cloned().collect();
-        self.met.retain(|h| !odd.contains(h));
+        odd.into_iter().for_each(|hotkey| self.drop(hotkey, DISAGREES));
     }
 
     fn worst(&self) -> Option<Hotkey> {

@@ -371,3 +371,6 @@ impl Body for Confirm {
         &self.envelope
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -193,11 +193,19 @@ mod tests {
 
         #[test]
         fn the_mean_is_the_naive_mean_bit_for_bit_however_the_vector_is_sliced(
-            members in prop::collection::vec(prop::collection::vec(-1e30_f32..1e30, 9000..9001), 1..5),
+            seed: u32,
+            members in 1_usize..6,
             parts in 1_usize..9,
             len in 0_usize..9000,
         ) {
-            let vectors: Vec<Vec<f32>> = members.iter().map(|m| m[..len].to_vec()).collect();
+            // Bits of any kind but non-finite ones, without a strategy per value.
+            let mut bits = seed;
+            let mut next = || {
+                bits = bits.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                f32::from_bits(bits & 0xbfff_ffff)
+            };
+            let vectors: Vec<Vec<f32>> =
+                (0..members).map(|_| (0..len).map(|_| next()).collect()).collect();
             let naive: Vec<u32> = (0..len)
                 .map(|i| {
                     let mut sum = 0.0;

@@ -135,14 +135,16 @@ impl Round {
     }
 
     /// Passes on a hello, and returns whom this validator has met.
-    pub(crate) async fn hear_hello(&self, hello: Hello, wait: Duration) -> BTreeSet<Hotkey> {
-        if self.now().state == State::Meeting {
-            let (tell, told) = oneshot::channel();
-            let heard = self.heard.try_send(Heard::Hello(Box::new(hello), tell));
-            if heard.is_ok()
-                && let Ok(Ok(met)) = tokio::time::timeout(wait, told).await
-            {
-                return met;
+    pub(crate) async fn hear_hello(&self, hello: Hello) -> BTreeSet<Hotkey> {
+        let mut shown = self.shown.clone();
+        let (tell, told) = oneshot::channel();
+        if shown.borrow_and_update().state == State::Meeting
+            && self.heard.try_send(Heard::Hello(Box::new(hello), tell)).is_ok()
+        {
+            // The meeting may end before it looks at this hello: then its result is the answer.
+            tokio::select! {
+                Ok(met) = told => return met,
+                _ = shown.wait_for(|shown| shown.state != State::Meeting) => {}
             }
         }
         self.now().met

@@ -95,7 +95,7 @@ impl Desk {
         let wait = self.rounds.config().answer_wait;
         let offer = round.wait(wait, "still adding up", |shown| shown.offer.clone()).await?;
         let envelope = self.reply(&hello.envelope);
-        let met = round.hear_hello(hello, wait).await;
+        let met = round.hear_hello(hello).await;
         self.rounds.signer().seal(&Hello { envelope, offer, met }).await
     }
 

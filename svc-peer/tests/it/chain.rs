@@ -1,0 +1,128 @@
+//! A chain service that only signs.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use kit::{GrpcServer, Shutdown, Tls};
+use proto::chain::v1::{
+    self as chain,
+    chain_service_server::{ChainService, ChainServiceServer},
+};
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+
+use crate::network::{hotkey, sign};
+
+/// A chain service that signs for one hotkey, until a file appears.
+struct Signing {
+    seed: u8,
+    until: Arc<Mutex<Option<PathBuf>>>,
+    refused: watch::Sender<bool>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+fn unused<T>() -> Answer<T> {
+    Err(Status::unimplemented("not here"))
+}
+
+#[tonic::async_trait]
+impl ChainService for Signing {
+    type WatchBlocksStream = futures::stream::Empty<Result<chain::Block, Status>>;
+
+    async fn sign(&self, request: Request<chain::SignRequest>) -> Answer<chain::SignResponse> {
+        let Some(chain::sign_request::Purpose::PeerDigest(digest)) = request.into_inner().purpose
+        else {
+            return Err(Status::invalid_argument("another purpose"));
+        };
+        if self.until.lock().unwrap().as_ref().is_some_and(|file| file.exists()) {
+            self.refused.send_replace(true);
+            return Err(Status::unavailable("the hotkey is not here"));
+        }
+        let digest = digest[..].try_into().map_err(|_| Status::invalid_argument("no digest"))?;
+        let signature = sign(self.seed, &digest).to_vec().into();
+        Ok(Response::new(chain::SignResponse { signature }))
+    }
+
+    async fn get_identity(
+        &self,
+        _: Request<chain::GetIdentityRequest>,
+    ) -> Answer<chain::GetIdentityResponse> {
+        let hotkey = hotkey(self.seed).to_string();
+        Ok(Response::new(chain::GetIdentityResponse { hotkey, ..Default::default() }))
+    }
+
+    async fn watch_blocks(
+        &self,
+        _: Request<chain::WatchBlocksRequest>,
+    ) -> Answer<Self::WatchBlocksStream> {
+        unused()
+    }
+
+    async fn get_block(&self, _: Request<chain::GetBlockRequest>) -> Answer<chain::Block> {
+        unused()
+    }
+
+    async fn get_metagraph(
+        &self,
+        _: Request<chain::GetMetagraphRequest>,
+    ) -> Answer<chain::Metagraph> {
+        unused()
+    }
+
+    async fn get_weights(
+        &self,
+        _: Request<chain::GetWeightsRequest>,
+    ) -> Answer<chain::GetWeightsResponse> {
+        unused()
+    }
+
+    async fn get_commitments(
+        &self,
+        _: Request<chain::GetCommitmentsRequest>,
+    ) -> Answer<chain::GetCommitmentsResponse> {
+        unused()
+    }
+
+    async fn submit_intent(&self, _: Request<chain::SubmitIntentRequest>) -> Answer<chain::Intent> {
+        unused()
+    }
+
+    async fn get_intent(&self, _: Request<chain::GetIntentRequest>) -> Answer<chain::Intent> {
+        unused()
+    }
+}
+
+/// A chain service on a free port.
+pub(crate) struct Chain {
+    pub(crate) url: String,
+    /// Nothing is signed any more once this file is there.
+    pub(crate) until: Arc<Mutex<Option<PathBuf>>>,
+    /// True once a signature was refused.
+    pub(crate) refused: watch::Receiver<bool>,
+    shutdown: Shutdown,
+}
+
+impl Chain {
+    pub(crate) async fn start(seed: u8) -> Self {
+        let server =
+            GrpcServer::bind("127.0.0.1:0".parse().unwrap(), &Tls::default()).await.unwrap();
+        let url = format!("http://{}", server.local_addr());
+        let until = Arc::new(Mutex::new(None));
+        let (refused, seen) = watch::channel(false);
+        let signing = Signing { seed, until: Arc::clone(&until), refused };
+        let server = server.add(ChainServiceServer::new(signing));
+        let shutdown = Shutdown::default();
+        let stop = shutdown.clone();
+        shutdown.spawn(async move { kit::serve(server, stop).await.unwrap() });
+        Self { url, until, refused: seen, shutdown }
+    }
+}
+
+impl Drop for Chain {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}

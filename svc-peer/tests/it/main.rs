@@ -1,0 +1,11 @@
+//! The service from outside: merges among validators, restarts, attacks, the process.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the failure")]
+
+mod chain;
+mod hostile;
+mod liar;
+mod merge;
+mod network;
+mod process;
+mod restart;
