@@ -58,7 +58,7 @@ pub struct Limits {
 impl Default for Limits {
     /// What miners send: 8 GiB, as the gateway takes them.
     fn default() -> Self {
-        Self { max_file_bytes: 8 << 30, max_header_bytes: 64 << 20, max_tensors: 200_000 }
+        Self { max_file_bytes: 8 << 30, max_header_bytes: 16 << 20, max_tensors: 50_000 }
     }
 }
 

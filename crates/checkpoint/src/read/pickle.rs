@@ -59,7 +59,8 @@ pub(super) enum Value<'a> {
         key: &'a str,
         elements: i64,
     },
-    Tensor(Tensor),
+    /// Boxed to keep the arena's values small: a stranger decides how many there are.
+    Tensor(Box<Tensor>),
 }
 
 /// What a pickle describes: the arena and the root.
@@ -81,9 +82,9 @@ impl<'a> Pickle<'a> {
     }
 }
 
-/// Reads a pickle of protocol 2, from its first byte to its STOP.
-pub(super) fn read(bytes: &[u8]) -> Result<Pickle<'_>, Refusal> {
-    let mut machine = Machine { rest: bytes, ..Machine::default() };
+/// Reads a pickle of protocol 2, from its first byte to its STOP. Refused when it makes more than `max_values` values.
+pub(super) fn read(bytes: &[u8], max_values: usize) -> Result<Pickle<'_>, Refusal> {
+    let mut machine = Machine { rest: bytes, max_values, ..Machine::default() };
     let root = machine.run()?;
     Ok(Pickle { values: machine.values, root })
 }
@@ -99,6 +100,7 @@ fn bad(detail: &str) -> Refusal {
 #[derive(Default)]
 struct Machine<'a> {
     rest: &'a [u8],
+    max_values: usize,
     values: Vec<Value<'a>>,
     stack: Vec<Ref>,
     marks: Vec<usize>,
@@ -111,6 +113,9 @@ impl<'a> Machine<'a> {
             return Err(bad("does not begin with its protocol"));
         }
         loop {
+            if self.values.len() > self.max_values {
+                return Err(Flaw::PickleTooLarge.with(format!("over {} values", self.max_values)));
+            }
             let opcode = self.take(1)?[0];
             match opcode {
                 0x80 => match self.number(1)? {
@@ -333,12 +338,12 @@ impl<'a> Machine<'a> {
                 Global::RebuildTensor,
                 [storage, offset, shape, strides, _, _]
                 | [storage, offset, shape, strides, _, _, _],
-            ) => Value::Tensor(Tensor {
+            ) => Value::Tensor(Box::new(Tensor {
                 storage: *storage,
                 offset: self.int(*offset)?,
                 shape: self.dimensions(*shape)?,
                 strides: self.dimensions(*strides)?,
-            }),
+            })),
             (Global::RebuildParameter, [tensor, _, _]) => {
                 let tensor = *tensor;
                 self.stack.push(tensor);

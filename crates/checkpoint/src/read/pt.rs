@@ -14,6 +14,9 @@ use crate::{
 /// The key of the state dict in the pickled dictionary.
 const STATE_DICT: &str = "model_state_dict";
 
+/// torch needs about twenty for a tensor: texts, numbers and tuples.
+const VALUES_PER_TENSOR: usize = 32;
+
 /// Reads the archive's directory and its pickle; no tensor's data is looked at.
 pub(super) fn tensors(file: &[u8], limits: Limits) -> Result<Tensors, Refusal> {
     let entries = zip::entries(file, limits.max_header_bytes)?;
@@ -31,7 +34,8 @@ pub(super) fn tensors(file: &[u8], limits: Limits) -> Result<Tensors, Refusal> {
     if bytes.len() as u64 > limits.max_header_bytes {
         return Err(Flaw::PickleTooLarge.with(format!("{} bytes", bytes.len())));
     }
-    let pickle = pickle::read(bytes)?;
+    let max_values = limits.max_tensors.saturating_mul(VALUES_PER_TENSOR).saturating_add(1000);
+    let pickle = pickle::read(bytes, max_values)?;
     let state = state_dict(&pickle)?;
     if state.len() > limits.max_tensors {
         return Err(Flaw::TooManyTensors.with(state.len()));

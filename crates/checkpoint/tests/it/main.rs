@@ -1,0 +1,20 @@
+//! The crate from outside: golden vectors, hostile files, Python on the other side, and whole merges.
+
+#[cfg(test)]
+mod archive;
+#[cfg(test)]
+mod fuzz_body;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod merge;
+#[cfg(test)]
+mod mutations;
+#[cfg(test)]
+mod publish;
+#[cfg(test)]
+mod python;
+#[cfg(test)]
+mod setup;
+#[cfg(test)]
+mod vectors;
