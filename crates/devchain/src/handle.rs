@@ -186,7 +186,7 @@ impl DevChain {
                 return Ok(uid);
             }
             let uid = subnet::size(state, netuid)?;
-            state.put(SUBTENSOR, "SubnetworkN", &[number(netuid)], &(uid + 1))?;
+            state.put(SUBTENSOR, "SubnetworkN", &[number(netuid)], &uid.saturating_add(1))?;
             neuron.seat(state, netuid, uid, state.block())?;
             Ok(uid)
         })

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use jsonrpsee::server::{Server, ServerConfig, serve_with_graceful_shutdown, stop_channel};
+use jsonrpsee::server::{
+    BatchRequestConfig, Server, ServerConfig, serve_with_graceful_shutdown, stop_channel,
+};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -14,6 +16,7 @@ use crate::{
 
 /// The largest message that is read: an extrinsic of the largest size, in hex, twice over.
 const MAX_REQUEST_BYTES: u32 = 1024 * 1024;
+const MAX_BATCH: u32 = 64;
 const MAX_CONNECTIONS: u32 = 1000;
 const MAX_SUBSCRIPTIONS: u32 = 1024;
 
@@ -36,7 +39,7 @@ pub(crate) async fn serve(
         .max_connections(MAX_CONNECTIONS)
         .max_request_body_size(MAX_REQUEST_BYTES)
         .max_subscriptions_per_connection(MAX_SUBSCRIPTIONS)
-        .set_tcp_no_delay(true)
+        .set_batch_request_config(BatchRequestConfig::Limit(MAX_BATCH))
         .build();
     let builder = Server::builder().set_config(config).to_service_builder();
     let (stopping, server) = stop_channel();

@@ -16,8 +16,8 @@ use crate::{
     runtime_api,
 };
 
-/// A node's limit on one page of keys.
-const MAX_PAGE: u32 = 1000;
+/// A node's limit on the keys of one question or answer.
+const MAX_PAGE: usize = 1000;
 
 pub(super) fn register(module: &mut Module) -> Result<(), RegisterMethodError> {
     method(module, "state_getStorage", async |params, context: Arc<Context>| {
@@ -33,10 +33,7 @@ pub(super) fn register(module: &mut Module) -> Result<(), RegisterMethodError> {
         let mut params = params.sequence();
         let Hex(prefix) = params.optional_next()?.unwrap_or(Hex(Vec::new()));
         let count = params.next::<u32>()?;
-        if count > MAX_PAGE {
-            let text = format!("count exceeds maximum value. value: {count}, max: {MAX_PAGE}");
-            return Err(ErrorObjectOwned::owned(4002, text, None::<()>));
-        }
+        check_count(count as usize)?;
         let start = params.optional_next::<Hex>()?.map(|h| h.0);
         let at = params.optional_next::<Hash>()?.map(|h| h.0);
         let read = move |chain: &mut Chain| {
@@ -49,6 +46,7 @@ pub(super) fn register(module: &mut Module) -> Result<(), RegisterMethodError> {
     method(module, "state_queryStorageAt", async |params, context: Arc<Context>| {
         let mut params = params.sequence();
         let keys: Vec<Hex> = params.next()?;
+        check_count(keys.len())?;
         let at = params.optional_next::<Hash>()?.map(|h| h.0);
         let read = move |chain: &mut Chain| {
             let (storage, block) = chain.storage(at)?;
@@ -84,6 +82,14 @@ pub(super) fn register(module: &mut Module) -> Result<(), RegisterMethodError> {
         |_, pending, context, _| send_version(pending, context),
     )?;
     Ok(())
+}
+
+fn check_count(count: usize) -> Result<(), ErrorObjectOwned> {
+    if count <= MAX_PAGE {
+        return Ok(());
+    }
+    let text = format!("count exceeds maximum value. value: {count}, max: {MAX_PAGE}");
+    Err(ErrorObjectOwned::owned(4002, text, None::<()>))
 }
 
 /// The version as JSON. The list of APIs is left out: `Core_version` has it.

@@ -1,6 +1,10 @@
 //! An ordinary subxt client, and chains for it to talk to.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use devchain::{DevChain, Genesis, GenesisNeuron, Production};
 use subxt::{
@@ -18,9 +22,11 @@ pub(crate) const TAO: u64 = 1_000_000_000;
 
 pub(crate) type Params = DefaultExtrinsicParams<SubstrateConfig>;
 
-/// A key that anyone can make again from its name.
+/// A key that anyone can make again from its name. Made once: it takes its time.
 pub(crate) fn key(name: &str) -> Keypair {
-    Keypair::from_uri(&format!("//{name}").parse().unwrap()).unwrap()
+    static KEYS: Mutex<BTreeMap<String, Keypair>> = Mutex::new(BTreeMap::new());
+    let make = || Keypair::from_uri(&format!("//{name}").parse().unwrap()).unwrap();
+    KEYS.lock().unwrap().entry(name.to_owned()).or_insert_with(make).clone()
 }
 
 pub(crate) fn public(name: &str) -> [u8; 32] {

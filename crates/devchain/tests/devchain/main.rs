@@ -1,5 +1,7 @@
 //! The development chain as ordinary clients meet it.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail wherever it is")]
+
 mod client;
 mod faults;
 mod hostile;

@@ -73,7 +73,7 @@ async fn an_ordinary_client_connects_to_the_genesis_and_spec_of_the_chain() {
     let began = tokio::time::Instant::now();
     let client = Client::connect(&chain.url()).await;
     let at = client.at().await;
-    println!("connected in {} ms", began.elapsed().as_millis());
+    eprintln!("connected in {} ms", began.elapsed().as_millis());
     assert_eq!(at.spec_version(), 365);
     assert_eq!(at.block_number(), 0);
     assert_eq!(client.api.genesis_hash().0, chain.genesis_hash());
@@ -243,7 +243,7 @@ async fn a_genesis_that_makes_no_sense_is_refused_by_name() {
 #[tokio::test]
 async fn any_other_metadata_of_the_chain_serves_as_well() {
     let Some(folder) = std::env::var_os("CONNITO_METADATA_DIR") else {
-        println!("skipped: CONNITO_METADATA_DIR is not set");
+        eprintln!("skipped: CONNITO_METADATA_DIR is not set");
         return;
     };
     for entry in std::fs::read_dir(folder).unwrap() {
