@@ -3,11 +3,10 @@
 //! Pure: the form's fields and the state of the validator in, a claim or a refusal out. The order of the
 //! checks is that of the protocol, section 8.
 
-use std::{collections::BTreeMap, fmt::Display, str::FromStr};
+use std::{collections::BTreeMap, fmt::Display, str::FromStr, sync::Arc};
 
 use domain::{
-    BlockNumber, Hotkey, ModelHash, Reason, RoundId, Uid,
-    block_message, submission_message,
+    BlockNumber, Hotkey, ModelHash, Reason, RoundId, Uid, block_message, submission_message,
 };
 
 use crate::{
@@ -90,7 +89,7 @@ pub(crate) struct Sender {
 }
 
 /// The round that takes uploads now.
-pub(crate) fn open_round(view: &View) -> Result<&Round, Error> {
+pub(crate) fn open_round(view: &View) -> Result<&Arc<Round>, Error> {
     let phase = view.schedule.phase_of(view.block);
     if phase != domain::Phase::Submission {
         return Err(Error::NotSubmissionPhase { block: view.block, phase });
@@ -100,9 +99,14 @@ pub(crate) fn open_round(view: &View) -> Result<&Round, Error> {
 
 /// Reads the fields and verifies that the miner whom they name sent them, to this validator.
 pub(crate) fn authenticate(fields: &Fields, view: &View) -> Result<Sender, Error> {
-    for field in
-        ["target_hotkey_ss58", "origin_hotkey_ss58", "origin_block", "model_hex", "block_hex", "signature"]
-    {
+    for field in [
+        "target_hotkey_ss58",
+        "origin_hotkey_ss58",
+        "origin_block",
+        "model_hex",
+        "block_hex",
+        "signature",
+    ] {
         fields.text(field)?;
     }
     let target = check_target(fields, view)?;
@@ -213,8 +217,18 @@ mod tests {
     #[test]
     fn names_with_folders_hidden_names_and_control_characters_are_unsafe() {
         for name in [
-            "", "../a.pt", "a/b.pt", "/etc/a.pt", "C:\\a.pt", ".pt", ".a.pt", "a\0.pt", "a\n.pt",
-            "a..pt", "ä.pt", &format!("{}.pt", "a".repeat(200)),
+            "",
+            "../a.pt",
+            "a/b.pt",
+            "/etc/a.pt",
+            "C:\\a.pt",
+            ".pt",
+            ".a.pt",
+            "a\0.pt",
+            "a\n.pt",
+            "a..pt",
+            "ä.pt",
+            &format!("{}.pt", "a".repeat(200)),
         ] {
             let error = safe_file_name(Some(name)).unwrap_err();
             assert_eq!(error.reason(), "unsafe_file_name", "{name:?}");

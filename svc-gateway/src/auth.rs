@@ -119,9 +119,6 @@ mod tests {
         assert!(matches!(with("Bearer secrets"), Err(Error::TokenWrong)));
         assert!(matches!(with("Basic secret"), Err(Error::TokenMissing)));
         assert!(matches!(with("Bearer "), Err(Error::TokenMissing)));
-        assert!(matches!(
-            check_token(Some(&token), &HeaderMap::new()),
-            Err(Error::TokenMissing)
-        ));
+        assert!(matches!(check_token(Some(&token), &HeaderMap::new()), Err(Error::TokenMissing)));
     }
 }

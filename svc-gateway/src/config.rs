@@ -9,7 +9,7 @@ use secrecy::SecretString;
 #[derive(Debug, Clone, confique::Config)]
 pub struct Config {
     /// Address of the HTTP server that miners use. The axon on chain must lead to it.
-    #[config(default = "0.0.0.0:8091")]
+    #[config(default = "127.0.0.1:8091")]
     pub http_addr: SocketAddr,
 
     /// Address of the gRPC server, for operators.
@@ -123,7 +123,10 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        #[expect(clippy::expect_used, reason = "every default is in this file, and a test loads them")]
+        #[expect(
+            clippy::expect_used,
+            reason = "every default is in this file, and a test loads them"
+        )]
         Self::builder().load().expect("every key has a default")
     }
 }

@@ -93,7 +93,7 @@ pub(crate) async fn get_checkpoint(
     describe(response.headers_mut(), &representation, info, base);
     let (start, len) = match answer {
         Answer::Part { start, len } => (start, len),
-        _ => (0, representation.len),
+        Answer::Whole | Answer::NotModified | Answer::Unsatisfiable => (0, representation.len),
     };
     if parts.method != Method::HEAD && answer != Answer::NotModified {
         *response.body_mut() = stream(file, start, len, permit)

@@ -204,17 +204,21 @@ impl Error {
     pub(crate) fn is_transport(&self) -> bool {
         matches!(
             self,
-            Self::TooSlow { .. } | Self::BrokenOff { .. } | Self::Unavailable { .. } | Self::Stopping
+            Self::TooSlow { .. }
+                | Self::BrokenOff { .. }
+                | Self::Unavailable { .. }
+                | Self::Stopping
         )
     }
 
     fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::RateLimited { retry } => Some(*retry),
-            _ if self.status() == StatusCode::SERVICE_UNAVAILABLE => Some(Duration::from_secs(5)),
-            Self::UploadInProgress { .. } => Some(Duration::from_secs(5)),
-            _ => None,
+        const SOON: Duration = Duration::from_secs(5);
+        if let Self::RateLimited { retry } = self {
+            return Some(*retry);
         }
+        let passing = self.status() == StatusCode::SERVICE_UNAVAILABLE
+            || matches!(self, Self::UploadInProgress { .. });
+        passing.then_some(SOON)
     }
 }
 

@@ -41,7 +41,12 @@ const LINGER: (Duration, u64) = (Duration::from_secs(10), 256 << 20);
 pub(crate) struct Peer(pub(crate) IpAddr);
 
 /// Serves `router` on `listener` until `shutdown`. Requests in flight go on as its tasks.
-pub(crate) async fn serve(listener: TcpListener, router: Router, config: &Config, shutdown: &Shutdown) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    config: &Config,
+    shutdown: &Shutdown,
+) {
     let connections = Arc::new(Semaphore::new(config.max_connections));
     let server = Server::new(config, router, shutdown.clone());
     loop {
@@ -149,8 +154,12 @@ impl HttpBody for Lingering {
 impl Drop for Lingering {
     fn drop(&mut self) {
         if let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) {
+            let shutdown = self.shutdown.clone();
             self.shutdown.spawn(async move {
-                let _ = timeout(LINGER.0, discard(body, LINGER.1)).await;
+                tokio::select! {
+                    _ = timeout(LINGER.0, discard(body, LINGER.1)) => {}
+                    () = shutdown.cancelled() => {}
+                }
             });
         }
     }

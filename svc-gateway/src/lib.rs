@@ -147,11 +147,12 @@ impl Gateway {
 
         info!(addr = %http_addr, "HTTP server listens");
         let router = routes::router(app.clone());
-        let (served, ()) = tokio::join!(
-            kit::serve(grpc, shutdown.clone()),
-            http::serve(http, router, &app.config, &shutdown),
-        );
-        served
+        let serving = async {
+            http::serve(http, router, &app.config, &shutdown).await;
+            anyhow::Ok(())
+        };
+        tokio::try_join!(kit::serve(grpc, shutdown.clone()), serving)?;
+        Ok(())
     }
 }
 

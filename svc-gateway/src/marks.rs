@@ -141,8 +141,67 @@ pub(crate) async fn while_held<T>(
             Ok(true) => renewed = Instant::now(),
             Ok(false) => return Err(Error::unavailable("keep the upload's lease", "it was lost")),
             // It holds on until its end, and the store may be back before that.
-            Err(error) if renewed.elapsed() < ttl => warn!(%error, "the upload's lease was not renewed"),
+            Err(error) if renewed.elapsed() < ttl => {
+                warn!(%error, "the upload's lease was not renewed")
+            }
             Err(error) => return Err(Error::unavailable("keep the upload's lease", error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::Uid;
+
+    use super::*;
+
+    const TTL: Duration = Duration::from_millis(90);
+
+    fn claim() -> Claim {
+        Claim {
+            round: RoundId(336),
+            hotkey: Hotkey::from_public_key([1; 32]),
+            uid: Uid(1),
+            model_hash: ModelHash([2; 24]),
+            file_name: "m.pt".into(),
+            nonce: "00".into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn work_outlives_the_lease_it_began_with() {
+        let store = Store::in_memory();
+        let lease = claim_upload(&store, &claim(), TTL).await.unwrap();
+        let long = async {
+            tokio::time::sleep(TTL * 4).await;
+            Ok(7)
+        };
+        assert_eq!(while_held(&store, &lease, TTL, long).await.unwrap(), 7);
+        assert!(store.release(lease).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn work_stops_when_its_lease_is_lost() {
+        let store = Store::in_memory();
+        let lease = claim_upload(&store, &claim(), TTL).await.unwrap();
+        // This process stands still, and another takes over.
+        tokio::time::sleep(TTL * 2).await;
+        let _other = claim_upload(&store, &claim(), TTL).await.unwrap();
+        let endless = std::future::pending::<Result<(), Error>>();
+        let error = while_held(&store, &lease, TTL, endless).await.unwrap_err();
+        assert!(error.is_transport(), "{error}");
+    }
+
+    #[tokio::test]
+    async fn one_of_two_claims_wins_and_a_signature_given_back_can_be_used_again() {
+        let store = Store::in_memory();
+        let lease = claim_upload(&store, &claim(), TTL).await.unwrap();
+        let error = claim_upload(&store, &claim(), TTL).await.unwrap_err();
+        assert_eq!(error.reason(), "upload_in_progress");
+        use_once(&store, &claim(), TTL).await.unwrap();
+        let error = use_once(&store, &claim(), TTL).await.unwrap_err();
+        assert_eq!(error.reason(), "signature_reused");
+        give_back(&store, &lease, &claim()).await;
+        use_once(&store, &claim(), TTL).await.unwrap();
     }
 }

@@ -73,7 +73,11 @@ fn single_range(text: &str, len: u64) -> Option<Answer> {
         };
         (start, end)
     };
-    Some(if start >= len { Answer::Unsatisfiable } else { Answer::Part { start, len: end - start } })
+    Some(if start >= len {
+        Answer::Unsatisfiable
+    } else {
+        Answer::Part { start, len: end - start }
+    })
 }
 
 fn not_modified(headers: &HeaderMap, file: &Representation) -> bool {

@@ -57,11 +57,8 @@ async fn admit(State(app): State<App>, request: Request, next: Next) -> Result<R
 /// A span and metrics for every request; a log line for those that did not go well.
 async fn observe(State(app): State<App>, request: Request, next: Next) -> Response {
     let begin = Instant::now();
-    let route = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map_or("unknown", MatchedPath::as_str)
-        .to_owned();
+    let route =
+        request.extensions().get::<MatchedPath>().map_or("unknown", MatchedPath::as_str).to_owned();
     let span = info_span!(
         "http",
         http.request.method = %request.method(),
@@ -81,11 +78,8 @@ async fn observe(State(app): State<App>, request: Request, next: Next) -> Respon
 
 /// Who asks: the connection's address, or what a trusted proxy says of it.
 fn client_address(app: &App, request: &Request) -> IpAddr {
-    let Peer(peer) = request
-        .extensions()
-        .get()
-        .copied()
-        .unwrap_or(Peer(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
+    let Peer(peer) =
+        request.extensions().get().copied().unwrap_or(Peer(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
     let header = app.config.client_address_header.as_str();
     if header.is_empty() { peer } else { forwarded(request.headers(), header).unwrap_or(peer) }
 }

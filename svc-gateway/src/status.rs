@@ -18,7 +18,9 @@ pub(crate) async fn ping() -> Json<Value> {
 pub(crate) async fn index(State(app): State<App>) -> Response {
     let config = &app.config;
     let mut endpoints = Map::new();
-    for (name, url) in [("http", &config.advertised_http_url), ("peer", &config.advertised_peer_url)] {
+    for (name, url) in
+        [("http", &config.advertised_http_url), ("peer", &config.advertised_peer_url)]
+    {
         if !url.is_empty() {
             endpoints.insert(name.to_owned(), Value::from(url.as_str()));
         }

@@ -87,7 +87,7 @@ fn count(app: &App, result: &Result<&Submitted, &Error>) {
 struct Upload {
     app: App,
     seen: Arc<Seen>,
-    round: Round,
+    round: Arc<Round>,
     manifest: Arc<Manifest>,
     /// Largest file.
     limit: u64,
@@ -101,7 +101,7 @@ fn begin(app: &App, headers: &HeaderMap) -> Result<(Upload, String), Error> {
         return Err(Error::Stopping);
     }
     let seen = app.latest.fresh()?;
-    let round = admit::open_round(&seen.view)?.clone();
+    let round = Arc::clone(admit::open_round(&seen.view)?);
     let manifest = Arc::clone(seen.model()?.1);
     let boundary = multipart::boundary(headers)?;
     let limit = submission::largest_file(&manifest, seen.view.expert_group)

@@ -3,9 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use checkpoint::Manifest;
-use domain::{
-    BlockNumber, ExpertGroup, GlobalVersion, Hotkey, ModelHash, RoundId, Schedule, Uid,
-};
+use domain::{BlockNumber, ExpertGroup, GlobalVersion, Hotkey, ModelHash, RoundId, Schedule, Uid};
 use proto::{
     InvalidField,
     convert::{parse, required},
@@ -29,7 +27,7 @@ pub(crate) struct View {
     /// The group that this validator evaluates.
     pub(crate) expert_group: ExpertGroup,
     /// The open round, if any.
-    pub(crate) round: Option<Round>,
+    pub(crate) round: Option<Arc<Round>>,
     /// Hotkeys that count as validators, ascending.
     pub(crate) validators: Vec<Hotkey>,
 }
@@ -103,7 +101,7 @@ impl TryFrom<wire::RoundView> for View {
                 })
                 .transpose()?,
             expert_group: ExpertGroup(view.expert_group),
-            round: view.round.map(Round::try_from).transpose()?,
+            round: view.round.map(|round| Round::try_from(round).map(Arc::new)).transpose()?,
             validators: view
                 .validators
                 .iter()
@@ -117,10 +115,7 @@ impl TryFrom<wire::Round> for Round {
     type Error = InvalidField;
 
     fn try_from(round: wire::Round) -> Result<Self, InvalidField> {
-        let open = matches!(
-            round.stage(),
-            wire::RoundStage::Open | wire::RoundStage::Evaluating
-        );
+        let open = matches!(round.stage(), wire::RoundStage::Open | wire::RoundStage::Evaluating);
         let mut miners = BTreeMap::new();
         for miner in round.miners {
             let hotkey: Hotkey = parse("round.miners.hotkey", &miner.hotkey)?;
@@ -149,7 +144,7 @@ impl TryFrom<wire::Miner> for Miner {
                 .then(|| parse("round.miners.model_hash", &miner.model_hash))
                 .transpose()?,
             signature: miner.signature,
-            pending: miner.outcome == "pending",
+            pending: matches!(miner.outcome.as_str(), "pending" | "refused"),
             reason: miner.reason,
             detail: miner.detail,
         })

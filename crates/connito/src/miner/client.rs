@@ -226,7 +226,13 @@ impl MinerClient {
                     let _ = fs::remove_file(sibling(path, "etag")).await;
                     let Announced { global_version, model_hash, .. } = announced;
                     let path = path.to_owned();
-                    return Ok(Downloaded { path, bytes, resumed_from, global_version, model_hash });
+                    return Ok(Downloaded {
+                        path,
+                        bytes,
+                        resumed_from,
+                        global_version,
+                        model_hash,
+                    });
                 }
                 Err(error) if attempt < ATTEMPTS && is_passing(&error) => {
                     info!(%error, attempt, "a download broke off, going on");
@@ -383,7 +389,8 @@ async fn accepted(response: Response) -> Result<Response, ClientError> {
 
 async fn refusal(response: Response) -> Result<Outcome, ClientError> {
     let status = response.status().as_u16();
-    let is_json = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    let is_json =
+        response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
     let refusal = if is_json {
         response.json().await?
     } else {

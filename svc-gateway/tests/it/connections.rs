@@ -1,0 +1,193 @@
+//! Clients that stall, lie, vanish or talk too much.
+
+use std::time::Duration;
+
+use svc_gateway::Config;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::common::{Miner, World, assert_refused};
+
+/// Reads an answer whole: the server closes, or its length was reached.
+pub(crate) async fn read_answer(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    let mut piece = [0; 4096];
+    while let Ok(read) = stream.read(&mut piece).await {
+        answer.extend(&piece[..read]);
+        let text = String::from_utf8_lossy(&answer);
+        let whole = text.split_once("\r\n\r\n").is_some_and(|(_, body)| body.ends_with('}'));
+        if read == 0 || whole {
+            break;
+        }
+    }
+    String::from_utf8(answer).unwrap()
+}
+
+fn miner_and_content() -> (Miner, Vec<u8>) {
+    let miner = Miner::new(1, "miner0_g0.pt");
+    let content = std::fs::read(&miner.file).unwrap();
+    (miner, content)
+}
+
+#[tokio::test]
+async fn a_client_that_vanishes_in_mid_upload_leaves_nothing_and_may_come_back() {
+    let (miner, content) = miner_and_content();
+    let world = World::new(&[&miner]).await;
+    let fields = world.fields(&miner);
+    let (body, boundary) = world.raw_form(&fields, &content);
+    let points = (0..20).map(|n| 1 + n * (body.len() - 2) / 19);
+    for cut in points {
+        let mut stream = world.begin_raw(&boundary, body.len()).await;
+        stream.write_all(&body[..cut]).await.unwrap();
+        drop(stream);
+    }
+    world.until("no upload is left", || async { world.uploads().await == 0 }).await;
+    world.until_no_traces().await;
+    assert!(world.scheduler.submissions().is_empty());
+    // The very same request, as today's miners repeat it.
+    let response = world.submit_to(&world.url, fields, content, "m.pt").await;
+    assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_behind_the_last_byte_has_submitted() {
+    let (miner, content) = miner_and_content();
+    let world = World::new(&[&miner]).await;
+    let (body, boundary) = world.raw_form(&world.fields(&miner), &content);
+    let mut stream = world.begin_raw(&boundary, body.len()).await;
+    stream.write_all(&body).await.unwrap();
+    stream.shutdown().await.unwrap();
+    world
+        .until("the submission is reported", || async { world.scheduler.submissions().len() == 1 })
+        .await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_shorter_than_announced_leaves_nothing() {
+    let (miner, content) = miner_and_content();
+    let world = World::new(&[&miner]).await;
+    let (body, boundary) = world.raw_form(&world.fields(&miner), &content);
+    // The form is whole, the announced body is not: taken or not, but never half.
+    let mut stream = world.begin_raw(&boundary, body.len() + 1000).await;
+    stream.write_all(&body[..body.len() - 10]).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let answer = read_answer(&mut stream).await;
+    assert!(answer.is_empty() || answer.contains("broken_off"), "{answer}");
+    world.until("no upload is left", || async { world.uploads().await == 0 }).await;
+    world.until_no_traces().await;
+    assert!(world.scheduler.submissions().is_empty());
+}
+
+#[tokio::test]
+async fn an_upload_slower_than_the_limit_is_408_and_leaves_nothing() {
+    let (miner, content) = miner_and_content();
+    let config = Config { upload_timeout: Duration::from_millis(300), ..Config::default() };
+    let world = World::with(&[&miner], config).await;
+    let (body, boundary) = world.raw_form(&world.fields(&miner), &content);
+    let mut stream = world.begin_raw(&boundary, body.len()).await;
+    // A byte now and then: never idle, never done.
+    let (mut reader, mut writer) = stream.split();
+    let answer = async {
+        let mut answer = vec![0; 1024];
+        let read = reader.read(&mut answer).await.unwrap();
+        String::from_utf8_lossy(&answer[..read]).into_owned()
+    };
+    let drip = async {
+        for byte in &body {
+            writer.write_all(&[*byte]).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        unreachable!("the answer comes first");
+    };
+    let answer = tokio::select! { answer = answer => answer, () = drip => unreachable!() };
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    world.until_no_traces().await;
+}
+
+#[tokio::test]
+async fn an_upload_that_falls_silent_is_408_and_frees_its_place() {
+    let (miner, content) = miner_and_content();
+    let config =
+        Config { idle_timeout: Duration::from_millis(300), max_uploads: 1, ..Config::default() };
+    let world = World::with(&[&miner], config).await;
+    let (body, boundary) = world.raw_form(&world.fields(&miner), &content);
+    let mut stream = world.begin_raw(&boundary, body.len()).await;
+    stream.write_all(&body[..body.len() / 2]).await.unwrap();
+    world.until("the upload is under way", || async { world.uploads().await == 1 }).await;
+    let busy = world.submit_honestly(&miner).await;
+    assert!(busy.headers().contains_key("retry-after"));
+    assert_refused(busy, 503, "busy").await;
+    let answer = read_answer(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(answer.contains("too_slow"), "{answer}");
+    world.until_no_traces().await;
+    assert_eq!(world.submit_honestly(&miner).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_second_upload_beside_one_that_is_under_way_is_409() {
+    let (miner, content) = miner_and_content();
+    let world = World::new(&[&miner]).await;
+    let (body, boundary) = world.raw_form(&world.fields(&miner), &content);
+    let mut stream = world.begin_raw(&boundary, body.len()).await;
+    stream.write_all(&body[..body.len() / 2]).await.unwrap();
+    world.until("the file is being spooled", || async { !world.traces().is_empty() }).await;
+    let second = world.submit_honestly(&miner).await;
+    assert!(second.headers().contains_key("retry-after"));
+    assert_refused(second, 409, "upload_in_progress").await;
+    stream.write_all(&body[body.len() / 2..]).await.unwrap();
+    let answer = read_answer(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_that_is_refused_early_still_reads_why() {
+    let (miner, _) = miner_and_content();
+    let world = World::new(&[&miner]).await;
+    let fields = world.fields(&miner);
+    world.change(|view| view.block = 356).await;
+    let response = world.submit_to(&world.url, fields, vec![0; 32 << 20], "m.pt").await;
+    assert_refused(response, 409, "not_submission_phase").await;
+}
+
+#[tokio::test]
+async fn a_header_that_does_not_end_or_is_too_long_is_not_waited_for() {
+    let config = Config { header_timeout: Duration::from_millis(300), ..Config::default() };
+    let world = World::with(&[], config).await;
+    let addr = world.url.strip_prefix("http://").unwrap();
+    let mut silent = TcpStream::connect(addr).await.unwrap();
+    silent.write_all(b"GET / HTTP/1.1\r\nHost: ").await.unwrap();
+    let mut rest = Vec::new();
+    timeout(Duration::from_secs(20), silent.read_to_end(&mut rest)).await.unwrap().unwrap();
+
+    let mut long = TcpStream::connect(addr).await.unwrap();
+    let header = format!("GET / HTTP/1.1\r\nHost: x\r\nX-Long: {}\r\n\r\n", "a".repeat(40_000));
+    let _ = long.write_all(header.as_bytes()).await;
+    let mut answer = [0; 12];
+    if long.read_exact(&mut answer).await.is_ok() {
+        assert_eq!(&answer, b"HTTP/1.1 431");
+    }
+    // Others are served all the while.
+    assert_eq!(world.get("/ping").await["status"], "ok");
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_do_not_keep_others_out_for_long() {
+    let config = Config {
+        header_timeout: Duration::from_millis(300),
+        max_connections: 20,
+        ..Config::default()
+    };
+    let world = World::with(&[], config).await;
+    let addr = world.url.strip_prefix("http://").unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..60 {
+        silent.push(TcpStream::connect(addr).await.unwrap());
+    }
+    let ping = world.http.get(format!("{}/ping", world.url)).send();
+    let response = timeout(Duration::from_secs(20), ping).await.unwrap().unwrap();
+    assert_eq!(response.status(), 200);
+}

@@ -1,0 +1,85 @@
+//! The gateway as a process of its own: started, told to stop, killed.
+
+use std::{net::SocketAddr, time::Duration};
+
+use testkit::{OtlpReceiver, Process, Running, unused_addr};
+use tokio::io::AsyncWriteExt as _;
+
+use crate::common::{Miner, World};
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// Starts the binary in this world, on this address.
+async fn start(world: &World, http: SocketAddr, otlp: Option<&OtlpReceiver>) -> Running {
+    let artifacts = format!("file:{}", world.disk.path().join("artifacts").display());
+    let grpc = unused_addr().unwrap();
+    let mut process = Process::new(env!("CARGO_BIN_EXE_svc-gateway"))
+        .env("CONNITO_SCHEDULER_URL", &world.scheduler.url)
+        .env("CONNITO_ARTIFACTS_URL", artifacts)
+        .env("CONNITO_DATA_DIR", world.disk.path().join("data2"))
+        .env("CONNITO_GATEWAY_HTTP_ADDR", http.to_string())
+        .env("CONNITO_GATEWAY_GRPC_ADDR", grpc.to_string());
+    if let Some(otlp) = otlp {
+        process = process.env("CONNITO_OTLP_ENDPOINT", otlp.endpoint());
+    }
+    let mut running = process.spawn().unwrap();
+    running.listens(http, LONG).await.unwrap();
+    world
+        .until("the process is ready", || async {
+            let status = reqwest::get(format!("http://{http}/status")).await;
+            status.is_ok_and(|response| response.status() == 200)
+        })
+        .await;
+    running
+}
+
+#[tokio::test]
+async fn a_process_told_to_stop_ends_well_and_its_uploads_are_in_the_rounds_trace() {
+    let miner = Miner::new(1, "miner0_g0.pt");
+    let world = World::new(&[&miner]).await;
+    let otlp = OtlpReceiver::start().await.unwrap();
+    let http = unused_addr().unwrap();
+    let mut process = start(&world, http, Some(&otlp)).await;
+    let content = std::fs::read(&miner.file).unwrap();
+    let url = format!("http://{http}");
+    let response = world.submit_to(&url, world.fields(&miner), content, "m.pt").await;
+    assert_eq!(response.status(), 200);
+
+    process.terminate().unwrap();
+    let status = process.ends(LONG).await.unwrap();
+    assert!(status.success(), "{status}: {}", process.output());
+
+    let traceparent = world.scheduler.view().unwrap().round.unwrap().traceparent;
+    let trace = kit::trace::trace_id(&traceparent).unwrap();
+    let spans = otlp
+        .wait_for(LONG, |spans| {
+            spans.iter().any(|span| span.name == "upload" && span.trace_id == trace)
+        })
+        .await
+        .unwrap();
+    let upload = spans.iter().find(|span| span.name == "upload").unwrap();
+    assert_eq!(upload.attribute("hotkey"), miner.hotkey.as_str());
+    assert_eq!(upload.attribute("uid"), "1");
+    assert_eq!(upload.attribute("round"), "336");
+}
+
+#[tokio::test]
+async fn a_process_killed_in_mid_upload_has_left_nothing_after_its_restart() {
+    let miner = Miner::new(1, "miner0_g0.pt");
+    let mut world = World::new(&[&miner]).await;
+    let http = unused_addr().unwrap();
+    let mut process = start(&world, http, None).await;
+    world.url = format!("http://{http}");
+    let content = std::fs::read(&miner.file).unwrap();
+    let (body, boundary) = world.raw_form(&world.fields(&miner), &content);
+    let mut stream = world.begin_raw(&boundary, body.len()).await;
+    stream.write_all(&body[..body.len() / 2]).await.unwrap();
+    world.until("the file is being spooled", || async { !world.traces().is_empty() }).await;
+    process.kill().unwrap();
+    process.ends(LONG).await.unwrap();
+    assert!(!world.traces().is_empty());
+
+    let _process = start(&world, http, None).await;
+    assert!(world.traces().is_empty());
+    assert_eq!(world.submit_honestly(&miner).await.status(), 200);
+}
