@@ -8,7 +8,8 @@ use secrecy::SecretString;
 /// The gateway's own settings. Limits have safe defaults; sizes are bytes.
 #[derive(Debug, Clone, confique::Config)]
 pub struct Config {
-    /// Address of the HTTP server that miners use. The axon on chain must lead to it.
+    /// Address of the HTTP server that miners use: loopback unless told otherwise. The axon on chain
+    /// must lead to it.
     #[config(default = "127.0.0.1:8091")]
     pub http_addr: SocketAddr,
 

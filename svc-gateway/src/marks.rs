@@ -155,7 +155,7 @@ mod tests {
 
     use super::*;
 
-    const TTL: Duration = Duration::from_millis(90);
+    const TTL: Duration = Duration::from_millis(400);
 
     fn claim() -> Claim {
         Claim {

@@ -111,7 +111,7 @@ async fn an_upload_slower_than_the_limit_is_408_and_leaves_nothing() {
 async fn an_upload_that_falls_silent_is_408_and_frees_its_place() {
     let (miner, content) = miner_and_content();
     let config =
-        Config { idle_timeout: Duration::from_millis(300), max_uploads: 1, ..Config::default() };
+        Config { idle_timeout: Duration::from_millis(1500), max_uploads: 1, ..Config::default() };
     let world = World::with(&[&miner], config).await;
     let (body, boundary) = world.raw_form(&world.fields(&miner), &content);
     let mut stream = world.begin_raw(&boundary, body.len()).await;
@@ -155,7 +155,7 @@ async fn a_client_that_is_refused_early_still_reads_why() {
 
 #[tokio::test]
 async fn a_header_that_does_not_end_or_is_too_long_is_not_waited_for() {
-    let config = Config { header_timeout: Duration::from_millis(300), ..Config::default() };
+    let config = Config { header_timeout: Duration::from_secs(1), ..Config::default() };
     let world = World::with(&[], config).await;
     let addr = world.url.strip_prefix("http://").unwrap();
     let mut silent = TcpStream::connect(addr).await.unwrap();
@@ -177,7 +177,7 @@ async fn a_header_that_does_not_end_or_is_too_long_is_not_waited_for() {
 #[tokio::test]
 async fn connections_that_say_nothing_do_not_keep_others_out_for_long() {
     let config = Config {
-        header_timeout: Duration::from_millis(300),
+        header_timeout: Duration::from_millis(700),
         max_connections: 20,
         ..Config::default()
     };
