@@ -122,32 +122,17 @@ fn accepts<C: Config>(key: &keys::Key, value: Value) -> anyhow::Result<()> {
 /// Returns the text of `[section]` with every key, its meaning and its default, commented out.
 #[must_use]
 pub fn template<C: Config>(section: &str) -> String {
-    let body = confique::toml::template::<C>(confique::toml::FormatOptions::default());
-    let mut out = String::new();
-    let (doc, keys): (Vec<_>, Vec<_>) = {
-        let count = C::META.doc.len();
-        let lines: Vec<_> = body.lines().collect();
-        (lines[..count.min(lines.len())].to_vec(), lines[count.min(lines.len())..].to_vec())
-    };
-    for line in doc {
-        out.push_str(line);
-        out.push('\n');
+    let text = confique::toml::template::<C>(confique::toml::FormatOptions::default());
+    let mut lines = text.lines();
+    let mut out: Vec<_> = lines.by_ref().take(C::META.doc.len()).map(ToOwned::to_owned).collect();
+    if let Some(key) = keys::leaves(&C::META).first() {
+        let variable = key.variable(section);
+        out.push(format!("#\n# The environment wins over this file: {variable}, and so on."));
     }
-    let example = keys::leaves(&C::META).into_iter().next();
-    if let Some(key) = example {
-        out.push_str("#\n# The environment wins over the file: `");
-        out.push_str(&key.variable(section));
-        out.push_str("` for the first key, and so on.\n");
-    }
-    out.push_str(&format!("[{section}]\n"));
-    for line in keys {
-        match line.strip_prefix('[') {
-            Some(nested) => out.push_str(&format!("[{section}.{nested}\n")),
-            None => {
-                out.push_str(line);
-                out.push('\n');
-            }
-        }
-    }
-    out
+    out.push(format!("[{section}]"));
+    out.extend(lines.map(|line| match line.strip_prefix('[') {
+        Some(nested) => format!("[{section}.{nested}"),
+        None => line.to_owned(),
+    }));
+    out.join("\n") + "\n"
 }

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::miner::client::MinerClient;
 
-/// Makes the report, and checks it.
-pub(super) async fn check(
+/// Makes the report of the first `cycles` cycles, and checks it.
+pub async fn check(
     plan: &Plan,
     subnet: &Subnet,
     closed: Vec<Closed>,

@@ -17,10 +17,12 @@ use std::{
 use anyhow::Context as _;
 use kit::{Common, Shutdown};
 
+pub use check::check;
 pub use report::{Cycle, MinerReport, Report, ValidatorReport};
 pub use setup::{Behaviours, Plan};
 pub use subnet::{Subnet, Watched};
 pub use validators::{SERVICES, Service};
+pub use watch::{Closed, News};
 
 use screen::Screen;
 
@@ -64,6 +66,22 @@ pub struct Args {
     pub otlp_endpoint: Option<String>,
 }
 
+impl Default for Args {
+    fn default() -> Self {
+        Self {
+            cycles: 3,
+            miners: 5,
+            validators: 2,
+            seed: 1,
+            block_time: 250,
+            processes: false,
+            json: None,
+            keep: None,
+            otlp_endpoint: None,
+        }
+    }
+}
+
 /// Runs the demonstration; an error when anything that must hold did not.
 pub(crate) fn main(args: &Args) -> anyhow::Result<()> {
     let (folder, _scratch) = working_folder(args.keep.as_deref())?;
@@ -102,8 +120,8 @@ fn working_folder(keep: Option<&Path>) -> anyhow::Result<(PathBuf, Option<tempfi
     }
 }
 
-/// Runs the cycles, shows them, checks them, and writes the report.
-async fn run(args: &Args, folder: &Path, shutdown: Shutdown) -> anyhow::Result<Report> {
+/// Runs the cycles in `folder`, shows them, checks them, and writes the report.
+pub async fn run(args: &Args, folder: &Path, shutdown: Shutdown) -> anyhow::Result<Report> {
     let started = tokio::time::Instant::now();
     let plan = Plan::new(args, folder);
     let mut screen = Screen::new(plan.schedule.clone());

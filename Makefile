@@ -1,0 +1,46 @@
+# What a newcomer needs: `make demo` and `make test`. `make help` lists the rest.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+FMT := $(CARGO) fmt --all -- --config group_imports=StdExternalCrate,imports_granularity=Crate
+
+.PHONY: help demo test check setup setup-libtorch setup-tests build fmt lint docs-check deny fuzz bench clean
+
+help: ## List the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+
+demo: setup-libtorch ## Run a whole subnet on this machine; ARGS="--cycles 5 --json out.json" for options
+	$(CARGO) build --workspace --bins
+	target/debug/connito demo $(ARGS)
+
+test: setup ## Run every test
+	$(CARGO) nextest --version >/dev/null 2>&1 || $(CARGO) install cargo-nextest --locked
+	CONNITO_PYTHON=$(CURDIR)/.venv/bin/python $(CARGO) nextest run --workspace
+	$(CARGO) test --workspace --doc
+
+check: setup-libtorch ## Everything that is checked before a commit, cheapest first
+	$(FMT) --check
+	$(CARGO) metadata --locked --format-version 1 >/dev/null
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+
+setup: setup-libtorch setup-tests ## Set up what builds and tests need
+
+setup-libtorch:
+	@scripts/setup-libtorch.sh third_party/libtorch
+
+setup-tests:
+	@scripts/setup-redis.sh
+	@scripts/setup-python.sh
+
+build: setup-libtorch ## Build every binary, optimised
+	$(CARGO) build --workspace --bins --release
+
+fmt: ## Format
+	$(FMT)
+
+deny: ## Check licences, sources and who may use which crate (needs cargo-deny)
+	$(CARGO) deny check bans licenses sources
+
+clean: ## Remove what was built
+	$(CARGO) clean

@@ -1,0 +1,1 @@
+include!("../crates/model/link.rs");
