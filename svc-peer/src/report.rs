@@ -2,6 +2,7 @@
 
 use domain::{Hotkey, RoundId};
 use serde::{Deserialize, Serialize};
+use store::ArtifactError;
 
 use crate::plan::Model;
 
@@ -149,11 +150,18 @@ pub(crate) enum Failure {
     #[error("the base model cannot be used: {0}")]
     Base(String),
     #[error("the artifact store failed: {0}")]
-    Store(#[from] store::ArtifactError),
+    Store(#[from] ArtifactError),
     #[error("adding up the submissions failed: {0}")]
     Aggregate(String),
     #[error("writing the new model failed: {0}")]
     Write(String),
     #[error("the members of an earlier run are unreadable: {0}")]
     Resume(String),
+}
+
+impl Failure {
+    /// Whether the same may work a little later.
+    pub(crate) fn passes(&self) -> bool {
+        matches!(self, Self::Store(ArtifactError::Engine { .. }))
+    }
 }

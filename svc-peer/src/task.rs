@@ -14,6 +14,7 @@ use store::{ArtifactError, Artifacts};
 use tokio::{
     sync::{mpsc, watch},
     task::spawn_blocking,
+    time::Instant,
 };
 use tracing::{info, warn};
 
@@ -73,7 +74,7 @@ impl Task {
         };
         let mut pause = Duration::from_millis(100);
         while let Err(error) = self.keep(Report::FILE, &report).await {
-            if matches!(error, ArtifactError::Conflict { .. }) {
+            if matches!(error, Failure::Store(ArtifactError::Conflict { .. })) {
                 // An earlier run got further than this one knows: what it said stays said.
                 break;
             }
@@ -122,7 +123,7 @@ impl Task {
         });
         let members = self.agree(meeting, reduced).await?;
         let whole = self.all_reduce(&members, gradient, len, reduced).await?;
-        self.keep_reduced(reduced).await?;
+        patiently(self.times.end(), || self.keep_reduced(reduced)).await?;
         self.write(base, optimizer, whole.vector).await
     }
 
@@ -143,23 +144,27 @@ impl Task {
     }
 
     async fn aggregate(&self) -> Result<(Base, Local), Failure> {
-        let (folder, momentum) = write::fetch_base(&self.artifacts, &self.plan).await?;
+        let fetch = || write::fetch_base(&self.artifacts, &self.plan);
+        let (folder, momentum) = patiently(self.times.closed(), fetch).await?;
         let mut unfetched = Vec::new();
         let mut contributions = Vec::new();
         for one in &self.plan.contributions {
-            match self.artifacts.local_file(&one.key).await {
+            let fetch = async || Ok(self.artifacts.local_file(&one.key).await?);
+            match patiently(self.times.closed(), fetch).await {
                 Ok(path) => contributions.push(checkpoint::Contribution {
                     hotkey: one.hotkey.clone(),
                     weight: one.weight,
                     path,
                     model_hash: Some(one.model_hash),
                 }),
-                Err(error @ (ArtifactError::NotFound { .. } | ArtifactError::Key { .. })) => {
+                Err(Failure::Store(
+                    error @ (ArtifactError::NotFound { .. } | ArtifactError::Key { .. }),
+                )) => {
                     let (reason, detail) = ("not_stored".to_owned(), error.to_string());
                     metrics::skipped("not_stored");
                     unfetched.push(LeftOut { hotkey: one.hotkey.clone(), reason, detail });
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
         }
         let plan = Arc::clone(&self.plan);
@@ -264,7 +269,9 @@ impl Task {
         };
         let manifest = spawn_blocking(work).await.map_err(|e| Failure::Write(e.to_string()))??;
         let prefix = self.plan.new_prefix();
-        write::publish(&self.artifacts, &self.scratch, &prefix).await?;
+        // The others have this model by now: a store that is away for a while must not undo it.
+        let publish = || write::publish(&self.artifacts, &self.scratch, &prefix);
+        patiently(self.times.end(), publish).await?;
         if let Err(error) = tokio::fs::remove_dir_all(&self.scratch).await {
             warn!(%error, folder = %self.scratch.display(), "temporary folder left behind");
         }
@@ -291,9 +298,10 @@ impl Task {
         }
     }
 
-    async fn keep<T: Serialize>(&self, name: &str, value: &T) -> Result<(), ArtifactError> {
-        let json = serde_json::to_vec_pretty(value).unwrap_or_default();
-        self.artifacts.put_bytes(&self.plan.round_key(name), Bytes::from(json)).await
+    async fn keep<T: Serialize>(&self, name: &str, value: &T) -> Result<(), Failure> {
+        let json = serde_json::to_vec_pretty(value)
+            .map_err(|error| Failure::Write(format!("{name}: {error}")))?;
+        Ok(self.artifacts.put_bytes(&self.plan.round_key(name), Bytes::from(json)).await?)
     }
 
     /// Keeps what was agreed; an earlier run must have agreed on the same.
@@ -306,12 +314,30 @@ impl Task {
                 "reduced to {} before, and to {} now",
                 before.digest, reduced.digest
             ))),
-            None => Err(error.into()),
+            None => Err(error),
         }
     }
 
     async fn kept<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Failure> {
         kept(&self.artifacts, &self.plan.round_key(name)).await
+    }
+}
+
+/// Tries again while the artifact store is away, until it is too late.
+async fn patiently<T, F>(until: Instant, mut work: impl FnMut() -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
+    let mut pause = Duration::from_millis(100);
+    loop {
+        match work().await {
+            Err(error) if error.passes() && Instant::now() + pause < until => {
+                warn!(%error, ?pause, "trying again");
+            }
+            result => return result,
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(10));
     }
 }
 
@@ -326,5 +352,37 @@ pub(crate) async fn kept<T: DeserializeOwned>(
             .map_err(|error| Failure::Resume(format!("{key}: {error}"))),
         Err(ArtifactError::NotFound { .. }) => Ok(None),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn away() -> Failure {
+        let (key, reason) = ("models/1".to_owned(), "no route".to_owned());
+        Failure::Store(ArtifactError::Engine { key, reason })
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_away_for_a_moment_is_waited_for() {
+        let mut answers = vec![Ok("there"), Err(away()), Err(away())];
+        let until = Instant::now() + Duration::from_secs(600);
+        let answer = patiently(until, || std::future::ready(answers.pop().unwrap())).await;
+        assert_eq!(answer.unwrap(), "there");
+        assert!(answers.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_will_not_pass_and_what_is_too_late_is_not_waited_for() {
+        let mut asked = 0;
+        let mut ask = |failure: Failure| {
+            asked += 1;
+            std::future::ready(Err::<(), _>(failure))
+        };
+        let far = Instant::now() + Duration::from_secs(600);
+        assert!(patiently(far, || ask(Failure::NoGradients)).await.is_err());
+        assert!(patiently(Instant::now(), || ask(away())).await.is_err());
+        assert_eq!(asked, 2);
     }
 }
