@@ -234,9 +234,7 @@ impl Failure {
             Some(Self::StaleNonce)
         } else if has("valid in the future") {
             Some(Self::FutureNonce)
-        } else if has("ancient birth block") {
-            Some(Self::BadProof { detail: data.to_owned() })
-        } else if has("bad signature") {
+        } else if has("ancient birth block") || has("bad signature") {
             Some(Self::BadProof { detail: data.to_owned() })
         } else if has("exhaust the resources") {
             Some(Self::PoolFull)

@@ -126,13 +126,22 @@ impl Service {
         let work = async {
             let Some(reached) = connect(&config, &shutdown).await? else { return Ok(()) };
             info!(genesis = %reached.genesis(), "the chain's runtime has all that is used");
-            let follow =
-                head.follow(reached.clone(), config.follow, config.stall_timeout, shutdown.clone());
+            let follow = head.clone().follow(
+                reached.clone(),
+                config.follow,
+                config.stall_timeout,
+                shutdown.clone(),
+            );
             shutdown.spawn(follow);
             let worker = Worker::new(&outbox, reached.clone(), key, &config);
             shutdown.spawn(worker.run(shutdown.clone()));
             chain.send_replace(Some(reached));
-            health.set(SERVICE_NAME, true);
+            let mut newest = head.subscribe();
+            let first = async { newest.wait_for(Option::is_some).await.is_ok() };
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                seen = first => health.set(SERVICE_NAME, seen),
+            }
             shutdown.cancelled().await;
             anyhow::Ok(())
         };

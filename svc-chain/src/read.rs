@@ -244,7 +244,9 @@ fn flatten(values: &Composite<()>, bytes: &mut Vec<u8>) -> Option<()> {
     for value in values.values() {
         match &value.value {
             ValueDef::Composite(inner) => flatten(inner, bytes)?,
-            _ => bytes.push(u8::try_from(value.as_u128()?).ok()?),
+            ValueDef::Variant(_) | ValueDef::BitSequence(_) | ValueDef::Primitive(_) => {
+                bytes.push(u8::try_from(value.as_u128()?).ok()?)
+            }
         }
     }
     Some(())
@@ -266,6 +268,17 @@ pub(crate) async fn last_update(chain: &Chain, at: &AtBlock, uid: Uid) -> Result
     let updates: Option<Vec<u64>> =
         fetch(at, "SubtensorModule", "LastUpdate", keys, "the last updates").await?;
     Ok(updates.and_then(|updates| updates.get(usize::from(uid.0)).copied()).unwrap_or_default())
+}
+
+/// The nonce of a hotkey's next extrinsic, as of a block: those in the pool are not counted.
+pub(crate) async fn nonce(at: &AtBlock, hotkey: &Hotkey) -> Result<u64, Error> {
+    let call = dynamic::runtime_api_call::<_, u32>(
+        "AccountNonceApi",
+        "account_nonce",
+        (Value::from_bytes(hotkey.public_key()),),
+    );
+    let nonce = at.runtime_apis().call(call).await;
+    nonce.map(u64::from).map_err(|error| Error::reading("the nonce", at.block_number(), error))
 }
 
 /// The announced address of a hotkey.

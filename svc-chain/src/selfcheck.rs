@@ -258,7 +258,7 @@ mod tests {
     #[test]
     fn every_saved_metadata_of_the_live_chain_has_all_that_is_used() {
         let Some(folder) = std::env::var_os("CONNITO_METADATA_DIR") else {
-            println!("skipped: CONNITO_METADATA_DIR is not set");
+            eprintln!("skipped: CONNITO_METADATA_DIR is not set");
             return;
         };
         let mut checked = 0;

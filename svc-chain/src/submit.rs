@@ -3,10 +3,7 @@
 use domain::{BlockHash, BlockNumber, Hotkey};
 use subxt::{
     SubstrateConfig,
-    config::{
-        DefaultExtrinsicParamsBuilder, Hasher as _,
-        substrate::{AccountId32, BlakeTwo256},
-    },
+    config::{DefaultExtrinsicParamsBuilder, Hasher as _, substrate::BlakeTwo256},
     error::DispatchError,
     events::Phase,
     rpcs::{self, client::RpcSubscription, methods::legacy::TransactionStatus},
@@ -20,6 +17,7 @@ use crate::{
     failure::Failure,
     keys::SigningKey,
     outbox::{Attempt, Final, Outcome, Payload},
+    read,
 };
 
 /// Signs a payload as an extrinsic that lives `period` blocks from the final block on.
@@ -38,8 +36,7 @@ pub(crate) async fn sign(
     let failed =
         |error: subxt::error::ExtrinsicError| Error::reading(WHAT, tips.best.number, error);
     let at = chain.at(BlockId::Hash(tips.best.hash)).await?;
-    let account = AccountId32(*key.hotkey().public_key());
-    let nonce = at.transactions().account_nonce(&account).await.map_err(failed)?;
+    let nonce = read::nonce(&at, key.hotkey()).await?;
     let birth = tips.finalized;
     let call = call::of(payload, target, at.metadata_ref());
     let parameters = DefaultExtrinsicParamsBuilder::<SubstrateConfig>::new()
@@ -73,16 +70,17 @@ pub(crate) type News = RpcSubscription<TransactionStatus<H256>>;
 
 /// Hands an extrinsic to a node.
 pub(crate) async fn broadcast(chain: &Chain, bytes: &[u8]) -> Result<News, Refusal> {
-    chain.methods().author_submit_and_watch_extrinsic(bytes).await.map_err(|error| match error {
-        rpcs::Error::User(user) => {
-            let data = user.data.as_ref().map(|data| data.get()).unwrap_or_default();
-            match Failure::from_pool(user.code, &user.message, data) {
-                Some(failure) => Refusal::Refused(failure),
-                None => Refusal::Unknown(format!("{user}")),
-            }
+    let error = match chain.methods().author_submit_and_watch_extrinsic(bytes).await {
+        Ok(news) => return Ok(news),
+        Err(error) => error,
+    };
+    if let rpcs::Error::User(said) = &error {
+        let data = said.data.as_ref().map(|data| data.get()).unwrap_or_default();
+        if let Some(failure) = Failure::from_pool(said.code, &said.message, data) {
+            return Err(Refusal::Refused(failure));
         }
-        other => Refusal::Unknown(other.to_string()),
-    })
+    }
+    Err(Refusal::Unknown(error.to_string()))
 }
 
 /// What looking for an extrinsic found.
@@ -121,11 +119,7 @@ pub(crate) async fn search(
         }
     }
     let at = chain.at(BlockId::Hash(tips.finalized.hash)).await?;
-    let nonce = at
-        .transactions()
-        .account_nonce(&AccountId32(*signer.public_key()))
-        .await
-        .map_err(|error| Error::reading("the nonce", tips.finalized.number, error))?;
+    let nonce = read::nonce(&at, signer).await?;
     let searched = tips.finalized.number.0.max(from);
     Ok(Search::Absent(Final { searched, nonce, spec: at.spec_version() }))
 }
@@ -153,9 +147,10 @@ async fn outcome(chain: &Chain, block: &Block, index: usize) -> Result<Outcome, 
             "ExtrinsicFailed" => {
                 let error = DispatchError::decode_from(event.field_bytes(), at.metadata())
                     .map_err(|error| Error::reading(WHAT, block.number, error))?;
-                let name = match &error {
-                    DispatchError::Module(module) => module.details_string(),
-                    other => other.to_string(),
+                let name = if let DispatchError::Module(module) = &error {
+                    module.details_string()
+                } else {
+                    error.to_string()
                 };
                 return Ok(Outcome::Failed { failure: Failure::from_dispatch(&name) });
             }

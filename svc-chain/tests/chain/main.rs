@@ -1,0 +1,9 @@
+//! The service on a development chain: what is read, what is written, and what a crash costs.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod crash;
+mod process;
+mod reading;
+mod rig;
+mod writing;
