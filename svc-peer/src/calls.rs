@@ -297,7 +297,8 @@ impl Caller {
         F: Future<Output = Result<T, CallError>>,
     {
         let mut last = CallError::Silent;
-        let mut pause = self.config.hello_interval / 4;
+        let pace = self.plan.pace(self.config.hello_interval);
+        let mut pause = pace / 4;
         loop {
             match tokio::time::timeout_at(until, call()).await {
                 Ok(Ok(value)) => return Ok(value),
@@ -311,7 +312,7 @@ impl Caller {
                 return Err(last);
             }
             tokio::time::sleep_until(next).await;
-            pause = (pause * 2).min(self.config.hello_interval * 4).max(Duration::from_millis(1));
+            pause = (pause * 2).min(pace * 4);
         }
     }
 }

@@ -25,7 +25,8 @@ pub struct Config {
     #[config(default = {})]
     pub peer_urls: BTreeMap<Hotkey, String>,
 
-    /// How often a validator that has not agreed yet is said hello to.
+    /// How often a validator that has not agreed yet is said hello to; more often where the deadline of
+    /// the merge is near.
     #[config(default = "1s", deserialize_with = humantime_serde::deserialize, validate(!hello_interval.is_zero(), "must not be zero"))]
     pub hello_interval: Duration,
 

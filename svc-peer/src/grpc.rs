@@ -129,6 +129,9 @@ fn chunk(part: Part) -> wire::Chunk {
     wire::Chunk { part: Some(part) }
 }
 
+/// A day: no cycle is longer.
+const MAX_DEADLINE_MS: u64 = 24 * 60 * 60 * 1000;
+
 fn plan(request: wire::StartMergeRequest) -> Result<Plan, InvalidField> {
     let hotkey: Hotkey = parse("hotkey", &request.hotkey)?;
     if request.validators.len() > MAX_MEMBERS {
@@ -159,8 +162,8 @@ fn plan(request: wire::StartMergeRequest) -> Result<Plan, InvalidField> {
             weight,
         });
     }
-    if request.deadline_ms == 0 {
-        return Err(InvalidField::new("deadline_ms", "must not be zero"));
+    if !(1..=MAX_DEADLINE_MS).contains(&request.deadline_ms) {
+        return Err(InvalidField::new("deadline_ms", "must be 1 to a day"));
     }
     Ok(Plan {
         round: RoundId(request.round_id),

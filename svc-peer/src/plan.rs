@@ -60,6 +60,11 @@ impl Plan {
         format!("models/{}", self.new_version)
     }
 
+    /// How long to pause between two tries: `most`, or less where the deadline is near.
+    pub(crate) fn pace(&self, most: Duration) -> Duration {
+        most.min(self.deadline / 40).max(Duration::from_millis(10))
+    }
+
     /// Name of the file with the momentum of the merged group.
     pub(crate) fn optimizer_file(&self) -> String {
         format!("optimizer_{}.safetensors", self.group)

@@ -191,8 +191,8 @@ impl Task {
             Some(_) => return Err(Failure::Resume("this validator is not among them".to_owned())),
             None => {
                 let others: Vec<Hotkey> = self.plan.validators.keys().cloned().collect();
-                let Self { caller, times, heard, shown, config, .. } = self;
-                let interval = config.hello_interval;
+                let interval = self.plan.pace(self.config.hello_interval);
+                let Self { caller, times, heard, shown, .. } = self;
                 let met = meet(caller, meeting, &others, *times, interval, heard, shown).await;
                 reduced.missing = met.missing;
                 let Some(members) = met.members else {
