@@ -58,6 +58,8 @@ impl Artifacts {
                 return Err(refused("it names no bucket".to_owned()));
             }
             let prefix = ObjectPath::parse(prefix).map_err(|error| refused(error.to_string()))?;
+            // The client panics without; whoever chose one before keeps it.
+            let _ = rustls::crypto::ring::default_provider().install_default();
             let s3 = AmazonS3Builder::from_env()
                 .with_bucket_name(bucket)
                 .build()

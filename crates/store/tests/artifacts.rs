@@ -22,6 +22,7 @@ impl Bench {
     }
 }
 
+/// Runs `test` on each engine; on S3 as well, where `CONNITO_TEST_S3_URL` names a bucket.
 async fn on_both<F, Fut>(test: F)
 where
     F: Fn(Bench) -> Fut,
@@ -35,6 +36,14 @@ where
     let folder = tempdir().unwrap();
     let artifacts = Artifacts::open("memory://", &folder.path().join("cache")).unwrap();
     test(Bench { artifacts, folder }).await;
+
+    if let Ok(bucket) = std::env::var("CONNITO_TEST_S3_URL") {
+        let folder = tempdir().unwrap();
+        let fresh = folder.path().file_name().unwrap().to_str().unwrap();
+        let url = format!("{bucket}/{fresh}");
+        let artifacts = Artifacts::open(&url, &folder.path().join("cache")).unwrap();
+        test(Bench { artifacts, folder }).await;
+    }
 }
 
 /// More than one part of an upload, and no two pages alike.

@@ -1,4 +1,5 @@
 -- KEYS: index. ARGV: prefix of value keys, lower and upper bound of names. Returns name, value, ...
+-- A name whose value has ended is dropped from the index on the way.
 local names = redis.call('ZRANGEBYLEX', KEYS[1], ARGV[2], ARGV[3])
 local found = {}
 -- MGET's arguments go over Lua's stack, which is small.
@@ -12,6 +13,8 @@ for from = 1, #names, 1000 do
         if value then
             found[#found + 1] = names[from + i - 1]
             found[#found + 1] = value
+        else
+            redis.call('ZREM', KEYS[1], names[from + i - 1])
         end
     end
 end

@@ -11,17 +11,17 @@ else
     end
     -- Redis forgets the value by itself; the index must be told. Each new entry clears up to 16
     -- dead ones, so that the index never grows beyond what is alive by more than what has died
-    -- since the last put.
+    -- since the last put. A value still lives in the millisecond of its end.
     local time = redis.call('TIME')
-    local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-    local dead = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, 16)
+    local now = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000))
+    local dead = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', '(' .. now, 'LIMIT', 0, 16)
     for _, name in ipairs(dead) do
         redis.call('ZREM', KEYS[3], name)
         if redis.call('EXISTS', ARGV[1] .. name) == 0 then
             redis.call('ZREM', KEYS[2], name)
         end
     end
-    redis.call('ZADD', KEYS[3], now + tonumber(ttl), ARGV[2])
+    redis.call('ZADD', KEYS[3], string.format('%d', now + ttl), ARGV[2])
 end
 redis.call('ZADD', KEYS[2], 0, ARGV[2])
 return 1
