@@ -1,8 +1,8 @@
 //! Merging between validators: local aggregation, an all-reduce that leaves all members with the
 //! same bits, and the outer step that makes the next global model.
 //!
-//! One round is one task ([`rounds`] starts it, [`task`] goes through its stages). The arithmetic
-//! ([`reduce`], [`base`], [`write`]) knows no network, the agreement ([`members`]) no time, and
+//! One round is one task (`rounds` starts it, `task` goes through its stages). The arithmetic
+//! ([`reduce`], `base`, `write`) knows no network, the agreement ([`members`]) no time, and
 //! the messages ([`messages`]) no key: the hotkey is the chain service's.
 
 mod allreduce;

@@ -2,7 +2,7 @@
 //!
 //! A message is an encoded protobuf body and an sr25519 signature over `connito.peer.v1:` and the
 //! BLAKE2b-256 of the message's kind and that body. Nothing here knows the network, the rounds or
-//! the private key: signing is the chain service's, replay is [`crate::nonces`]'.
+//! the private key: signing is the chain service's, replay is the business of `nonces`.
 
 use std::collections::BTreeSet;
 
