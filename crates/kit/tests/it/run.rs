@@ -151,3 +151,22 @@ async fn a_log_filter_that_is_none_is_named() {
     assert!(!service.process.ends(SOON).await.unwrap().success());
     service.process.says("log_filter", SOON).await.unwrap();
 }
+
+#[tokio::test]
+async fn log_lines_go_to_the_file_that_is_named_instead() {
+    let folder = testkit::tempdir().unwrap();
+    let path = folder.path().join("service.log");
+    std::fs::write(&path, "what was there\n").unwrap();
+    let mut service = start("obedient", &[("CONNITO_LOG_FILE", path.to_str().unwrap())]);
+    service.process.listens(service.grpc, SOON).await.unwrap();
+    service.process.terminate().unwrap();
+    assert!(service.process.ends(SOON).await.unwrap().success());
+    let log = std::fs::read_to_string(&path).unwrap();
+    let (first, lines) = log.split_once('\n').unwrap();
+    assert_eq!(first, "what was there");
+    assert!(lines.contains("stopped"), "{log}");
+    for line in lines.lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap();
+    }
+    assert!(!service.process.output().contains("gRPC server listens"));
+}
