@@ -14,7 +14,7 @@ use tokio::{
     sync::{broadcast, watch},
     time::{sleep, timeout},
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     chain::{Block, Chain, Header},
@@ -58,7 +58,7 @@ impl Head {
         &self,
         chain: Chain,
         shutdown: Shutdown,
-    ) -> impl Stream<Item = Result<Block, Error>> + Send + use<> {
+    ) -> impl Stream<Item = Block> + Send + use<> {
         let watcher = Watcher { every: self.every.subscribe(), next: None, ready: None, chain };
         // After the subscription: what comes between the two comes twice, and is told once.
         let first = *self.newest.borrow();
@@ -188,7 +188,8 @@ struct Watcher {
 }
 
 impl Watcher {
-    async fn next(&mut self) -> Option<Result<Block, Error>> {
+    /// The next block; `None` once nobody follows the chain any more.
+    async fn next(&mut self) -> Option<Block> {
         loop {
             let block = match self.ready {
                 Some(block) => block,
@@ -200,21 +201,27 @@ impl Watcher {
                 },
             };
             let next = self.next.unwrap_or(block.number.0);
-            if block.number.0 < next {
-                self.ready = None;
-                continue;
-            }
-            let told = if block.number.0 == next {
-                self.ready = None;
-                Ok(block)
-            } else {
+            if block.number.0 > next {
                 self.ready = Some(block);
-                self.chain.block(BlockNumber(next)).await
-            };
-            if told.is_ok() {
-                self.next = Some(next + 1);
+                match self.chain.block(BlockNumber(next)).await {
+                    Ok(missed) => return Some(self.told(missed)),
+                    // The node that answers now may be behind the one that told of the head.
+                    Err(error) => {
+                        debug!(%error, block = next, "missed block is asked for again");
+                        sleep(BACKOFF.0).await;
+                        continue;
+                    }
+                }
             }
-            return Some(told);
+            self.ready = None;
+            if block.number.0 == next {
+                return Some(self.told(block));
+            }
         }
+    }
+
+    fn told(&mut self, block: Block) -> Block {
+        self.next = Some(block.number.0 + 1);
+        block
     }
 }

@@ -116,8 +116,12 @@ pub enum ConfigError {
     Endpoint(String),
     #[error("`chain.mechanism` must be 0 to 15, not {0}")]
     Mechanism(u8),
+    #[error("`chain.netuid` must be 0 to 4095, not {0}")]
+    NetUid(u16),
     #[error("`chain.max_attempts` must be at least 1")]
     MaxAttempts,
+    #[error("`chain.lease_ttl` must be at least 100ms")]
+    LeaseTtl,
 }
 
 impl Config {
@@ -189,6 +193,12 @@ impl Config {
         if self.mechanism > 15 {
             return Err(ConfigError::Mechanism(self.mechanism));
         }
+        if self.netuid > 4095 {
+            return Err(ConfigError::NetUid(self.netuid));
+        }
+        if self.lease_ttl < Duration::from_millis(100) {
+            return Err(ConfigError::LeaseTtl);
+        }
         if self.max_attempts == 0 {
             return Err(ConfigError::MaxAttempts);
         }
@@ -245,6 +255,10 @@ mod tests {
         assert_eq!(config.check(), Err(ConfigError::GenesisHash("0x12".to_owned())));
         let config = Config { endpoints: vec!["http://a".to_owned()], ..defaults.clone() };
         assert_eq!(config.check(), Err(ConfigError::Endpoint("http://a".to_owned())));
+        let config = Config { netuid: 4096, ..defaults.clone() };
+        assert_eq!(config.check(), Err(ConfigError::NetUid(4096)));
+        let config = Config { lease_ttl: Duration::ZERO, ..defaults.clone() };
+        assert_eq!(config.check(), Err(ConfigError::LeaseTtl));
         let config = Config { max_attempts: 0, ..defaults };
         assert_eq!(config.check(), Err(ConfigError::MaxAttempts));
     }

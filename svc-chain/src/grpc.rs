@@ -68,7 +68,7 @@ impl ChainService for Handler {
         _request: Request<v1::WatchBlocksRequest>,
     ) -> Result<Response<Blocks>, Status> {
         let blocks = self.head.watch(self.chain()?, self.shutdown.clone());
-        let blocks = blocks.map(|block| block.map(block_out).map_err(Status::from));
+        let blocks = blocks.map(|block| Ok(block_out(block)));
         Ok(Response::new(Box::pin(blocks)))
     }
 

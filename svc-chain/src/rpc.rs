@@ -22,7 +22,7 @@ use subxt::{
     },
 };
 use tokio::{sync::Mutex, time::timeout};
-use tracing::{info, warn};
+use tracing::{debug, info};
 
 use crate::metrics;
 
@@ -204,7 +204,7 @@ impl RpcClientT for Rpc {
             (|| self.once(method, params.clone()))
                 .retry(backoff)
                 .when(|error| !matches!(error, rpcs::Error::User(_)))
-                .notify(|error, after| warn!(method, %error, ?after, "chain call is made again"))
+                .notify(|error, after| debug!(method, %error, ?after, "chain call is made again"))
                 .await
         })
     }

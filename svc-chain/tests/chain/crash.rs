@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use devchain::Genesis;
+use devchain::{Genesis, Production};
 use proto::chain::v1::{self, IntentState};
 use store::Store;
 use tokio::time::sleep;
@@ -150,5 +150,42 @@ async fn an_extrinsic_whose_nonce_another_one_took_is_replaced_at_once() {
     assert_eq!(intent.reason, "usurped");
     let journal = chain.extrinsics().await.unwrap();
     assert_eq!(journal.iter().map(|included| included.nonce).collect::<Vec<_>>(), [0, 1]);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn an_extrinsic_that_waits_in_the_pool_is_followed_by_the_next_owner() {
+    let chain = rig::start(Genesis { production: Production::Manual, ..rig::genesis() }).await;
+    let store = Store::in_memory();
+    let mut service = Running::start(rig::config(&chain), &store).await;
+    let request = rig::weights(7, &[(1, 1.0)]);
+    let key = request.key.clone();
+    service.client.submit_intent(request).await.unwrap();
+    let sent = rig::until(&mut service.client, key.clone(), |i| i.attempts == 1).await;
+    service.kill();
+    let mut service = Running::start(rig::config(&chain), &store).await;
+    chain.produce_blocks(2).await.unwrap();
+    let intent = rig::finished(&mut service.client, key).await;
+    assert_eq!((intent.state(), intent.attempts), (IntentState::Done, 1), "{intent:?}");
+    assert_eq!(intent.extrinsic_hash, sent.extrinsic_hash);
+    exactly_one_each(&chain, &["set_mechanism_weights"], "killed while it was in the pool").await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_chain_that_is_away_while_an_intent_is_under_way_costs_time_only() {
+    let chain = rig::start(rig::genesis()).await;
+    let mut service = Running::start(rig::config(&chain), &Store::in_memory()).await;
+    for (round, delay) in [(1, 0), (2, 30), (3, 90)] {
+        let request = rig::commitment(round, "seed", &format!("{round}"));
+        service.client.submit_intent(request.clone()).await.unwrap();
+        sleep(Duration::from_millis(delay)).await;
+        chain.set_offline(true);
+        sleep(Duration::from_millis(400)).await;
+        chain.set_offline(false);
+        let intent = rig::finished(&mut service.client, request.key).await;
+        assert_eq!(intent.state(), IntentState::Done, "{intent:?}");
+    }
+    exactly_one_each(&chain, &["set_commitment"; 3], "offline in between").await;
     service.stop().await;
 }

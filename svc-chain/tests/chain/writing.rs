@@ -283,3 +283,35 @@ async fn every_named_purpose_is_signed_as_the_contract_says() {
     }
     service.stop().await;
 }
+
+#[tokio::test]
+async fn a_whole_round_is_written_on_every_saved_runtime_of_the_live_chain() {
+    let Some(folder) = std::env::var_os("CONNITO_METADATA_DIR") else {
+        eprintln!("skipped: CONNITO_METADATA_DIR is not set");
+        return;
+    };
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files.retain(|path| path.to_string_lossy().contains("subtensor_finney_"));
+    assert!(!files.is_empty());
+    for file in files {
+        let metadata = Some(std::fs::read(&file).unwrap());
+        let chain = rig::start(Genesis { metadata, ..rig::genesis() }).await;
+        let mut service = Running::start(rig::config(&chain), &Store::in_memory()).await;
+        for request in [
+            rig::commitment(1, "seed", "s"),
+            rig::weights(1, SHARES),
+            rig::axon(1, "8.8.8.8", 8091),
+        ] {
+            let intent = rig::carried_out(&mut service.client, request).await;
+            assert_eq!(intent.state(), IntentState::Done, "{}: {intent:?}", file.display());
+        }
+        let head = chain.head().await.unwrap();
+        let request = v1::GetMetagraphRequest { at: rig::at_hash(&head.hash) };
+        let metagraph = service.client.get_metagraph(request).await.unwrap().into_inner();
+        assert_eq!(metagraph.neurons[0].axon, "8.8.8.8:8091");
+        assert!(metagraph.neurons[0].last_update > 0);
+        service.stop().await;
+    }
+}
