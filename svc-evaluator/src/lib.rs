@@ -1,1 +1,63 @@
-//! To be written.
+//! The evaluator: holds the base model on one device, pulls jobs from the scheduler, verifies and
+//! scores submissions. It has no state but a cache: it can be killed at any moment, and its job goes
+//! to another worker.
+
+mod bench;
+mod config;
+mod error;
+mod fetch;
+mod grpc;
+mod job;
+mod metrics;
+mod scheduler;
+mod status;
+mod texts;
+mod worker;
+
+use anyhow::{Context as _, ensure};
+pub use config::Config;
+use kit::{Common, GrpcServer, Shutdown};
+use proto::{
+    evaluator::v1::evaluator_service_server::{EvaluatorServiceServer, SERVICE_NAME},
+    scheduler::v1::scheduler_service_client::SchedulerServiceClient,
+};
+use store::Artifacts;
+
+/// Runs the evaluator until `shutdown`.
+///
+/// # Errors
+///
+/// When the device is not there, the address is taken, the artifact store or the scheduler's URL is
+/// malformed. Not when the scheduler can't be reached: the evaluator is not ready then, and goes on
+/// asking.
+pub async fn run(config: Config, common: Common, shutdown: Shutdown) -> anyhow::Result<()> {
+    ensure!(config.device.is_available(), "there is no device `{}`", config.device);
+    model::use_threads(config.threads);
+    let artifacts = Artifacts::open(&common.artifacts_url, &common.data_dir.join("cache"))
+        .context("open the artifact store")?;
+    let channel = kit::channel(&common.scheduler_url, &common.tls)?;
+    let server = GrpcServer::bind(config.grpc_addr, &common.tls).await?;
+
+    let name = config.worker_name(&common.instance);
+    let (progress, status) = status::channel(name.clone(), config.device);
+    let server = server
+        .named("svc-evaluator")
+        .reflect(proto::DESCRIPTOR)
+        .add(EvaluatorServiceServer::new(grpc::Handler::new(status)));
+    let health = server.health();
+    // Ready once the scheduler has answered.
+    health.set(SERVICE_NAME, false);
+
+    let worker = worker::Worker {
+        scheduler: scheduler::Scheduler::new(name, SchedulerServiceClient::new(channel)),
+        fetcher: fetch::Fetcher::new(artifacts),
+        setup: bench::Setup::from(&config),
+        bench: None,
+        idle: config.idle,
+        progress,
+        ready: Box::new(move |ready| health.set(SERVICE_NAME, ready)),
+    };
+    let pulling = shutdown.spawn(worker.run(shutdown.clone()));
+    kit::serve(server, shutdown).await?;
+    pulling.await.context("join the worker")
+}

@@ -154,20 +154,18 @@ impl Subnet {
 
 #[test]
 fn the_held_out_loss_falls_in_every_cycle_and_more_effort_scores_better() {
-    for (number, steps) in [(0, vec![DEMO_STEPS]), (1, vec![DEMO_STEPS, DEMO_STEPS / 2])] {
-        let mut subnet = Subnet::begin(number);
-        let mut losses = vec![subnet.loss()];
-        for cycle in 0..3 {
-            let miners = subnet.cycle(number, cycle, &steps);
-            let before = losses[losses.len() - 1];
-            assert!(miners.iter().all(|loss| *loss < before), "{miners:?} from {before}");
-            assert!(miners.is_sorted(), "less effort, better loss: {miners:?}");
-            losses.push(subnet.loss());
-        }
-        eprintln!("seed {number}, steps {steps:?}: {losses:.3?}");
-        let falls: Vec<_> = losses.windows(2).map(|pair| pair[0] - pair[1]).collect();
-        assert!(falls.iter().all(|fall| *fall > 0.05), "seed {number}: {losses:?}");
+    let number = 1;
+    let mut subnet = Subnet::begin(number);
+    let mut losses = vec![subnet.loss()];
+    for cycle in 0..3 {
+        let miners = subnet.cycle(number, cycle, &[DEMO_STEPS, DEMO_STEPS / 2]);
+        let before = losses[losses.len() - 1];
+        assert!(miners.iter().all(|loss| *loss < before), "{miners:?} from {before}");
+        assert!(miners.is_sorted(), "less effort, better loss: {miners:?}");
+        losses.push(subnet.loss());
     }
+    let falls: Vec<_> = losses.windows(2).map(|pair| pair[0] - pair[1]).collect();
+    assert!(falls.iter().all(|fall| *fall > 0.1), "seed {number}: {losses:?}");
 }
 
 #[test]

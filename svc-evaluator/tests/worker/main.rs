@@ -1,0 +1,251 @@
+//! The evaluator as a whole against a scheduler in the test: real artifacts, real model.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod fixture;
+mod process;
+mod scheduler;
+
+use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
+
+use fixture::Fixture;
+use kit::Shutdown;
+use model::data::digest;
+use proto::{
+    evaluator::v1::{GetStatusRequest, evaluator_service_client::EvaluatorServiceClient},
+    scheduler::v1::{self as wire, JobKind, Measured, finish_job_request::Result as Outcome},
+};
+use scheduler::{FakeScheduler, Results};
+use tokio::task::JoinHandle;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+/// A fixture, a scheduler and an evaluator that pulls from it.
+struct World {
+    fixture: Fixture,
+    scheduler: FakeScheduler,
+    results: Results,
+    evaluator: SocketAddr,
+    shutdown: Shutdown,
+    running: JoinHandle<anyhow::Result<()>>,
+}
+
+impl World {
+    async fn start() -> Self {
+        let (scheduler, results) = FakeScheduler::new();
+        let url = scheduler.serve(ANY, &Shutdown::default()).await;
+        Self::with(scheduler, results, url).await
+    }
+
+    async fn with(scheduler: FakeScheduler, results: Results, url: String) -> Self {
+        let fixture = Fixture::new().await;
+        let shutdown = Shutdown::default();
+        let evaluator = testkit::unused_addr().unwrap();
+        let run =
+            svc_evaluator::run(fixture.config(evaluator), fixture.common(url), shutdown.clone());
+        let running = Shutdown::default().spawn(run);
+        testkit::connects(evaluator, Duration::from_secs(10)).await.unwrap();
+        Self { fixture, scheduler, results, evaluator, shutdown, running }
+    }
+
+    async fn measured(&mut self, job: &str) -> Measured {
+        match self.results.next().await {
+            (id, Outcome::Measured(measured)) if id == job => measured,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn serving(&self) -> i32 {
+        let url = format!("http://{}", self.evaluator);
+        let mut health = HealthClient::new(kit::channel(&url, &kit::Tls::default()).unwrap());
+        let service = "connito.evaluator.v1.EvaluatorService".to_owned();
+        health.check(HealthCheckRequest { service }).await.unwrap().into_inner().status
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.running.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_honest_submission_is_measured_on_the_same_batches_as_the_base() {
+    let mut world = World::start().await;
+    let fixture = &world.fixture;
+    let trained = fixture.trained();
+    let submission = fixture.submit("honest.safetensors", &trained).await;
+    let copy = fixture.submit("honest.pt", &trained).await;
+    world.scheduler.enqueue(fixture.job("baseline", JobKind::Baseline));
+    world.scheduler.enqueue(fixture.score("score", submission));
+    world.scheduler.enqueue(fixture.score("copy", copy));
+    world.scheduler.enqueue(fixture.job("held-out", JobKind::HeldOut));
+
+    let (round, held_out) = (fixture.round_batches(4, 3), fixture.held_out_batches());
+    let mut model = fixture.load();
+    let base_losses = model.losses(&round).unwrap();
+    let held_out_losses = model.losses(&held_out).unwrap();
+    model.overlay(&trained).unwrap();
+    let losses = model.losses(&round).unwrap();
+    assert!(model::mean_loss(&losses) < model::mean_loss(&base_losses), "training helps");
+
+    let baseline = world.measured("baseline").await;
+    assert_eq!(baseline.baseline_losses, base_losses);
+    assert_eq!(baseline.held_out_losses, held_out_losses);
+    assert_eq!(baseline.batches_digest, digest(&round));
+    assert!(baseline.losses.is_empty());
+    for job in ["score", "copy"] {
+        let score = world.measured(job).await;
+        assert_eq!((&score.baseline_losses, &score.losses), (&base_losses, &losses), "{job}");
+        assert_eq!(score.batches_digest, digest(&round));
+    }
+    let after = world.measured("held-out").await;
+    assert_eq!(after.held_out_losses, held_out_losses, "nothing of the submission is left");
+
+    let mut client =
+        EvaluatorServiceClient::connect(format!("http://{}", world.evaluator)).await.unwrap();
+    let status = loop {
+        let status = client.get_status(GetStatusRequest {}).await.unwrap().into_inner();
+        if status.finished == 4 {
+            break status;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!((status.worker.as_str(), status.device.as_str()), ("under-test", "cpu"));
+    assert_eq!((status.base_hash, status.failed), (world.fixture.base_hash(), 0));
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_submission_is_the_miners_fault_by_its_reason() {
+    let mut world = World::start().await;
+    let fixture = &world.fixture;
+    let base = fixture.altered(|_, _| {});
+    let nan = fixture.altered(|name, values| {
+        if name.contains("layers.2") {
+            values[5] = f32::NAN;
+        }
+    });
+    let overflowing = fixture.altered(|_, values| {
+        for value in values {
+            *value *= 1e20;
+        }
+    });
+    let mut foreign = base.clone();
+    foreign.insert_f32("model.layers.1.mlp.experts.99.down_proj", vec![1], &[0.5]).unwrap();
+    let mut shared = base.clone();
+    shared.insert_f32("model.norm.weight", vec![64], &[1.0; 64]).unwrap();
+    let mut wrong_hash = fixture.submit("hash.pt", &base).await;
+    wrong_hash.model_hash = "00".repeat(24);
+    let cases = [
+        (fixture.submit("nan.pt", &nan).await, "non_finite"),
+        (fixture.submit("overflow.safetensors", &overflowing).await, "non_finite"),
+        (fixture.submit("foreign.pt", &foreign).await, "foreign_tensor"),
+        (fixture.submit("shared.safetensors", &shared).await, "shared_weights"),
+        (wrong_hash, "hash_mismatch"),
+    ];
+    let reasons: Vec<_> = cases.iter().map(|(_, reason)| *reason).collect();
+    for (submission, reason) in cases {
+        world.scheduler.enqueue(fixture.score(reason, submission));
+    }
+    let honest = fixture.submit("unchanged.pt", &base).await;
+    world.scheduler.enqueue(fixture.score("unchanged", honest));
+
+    for reason in reasons {
+        match world.results.next().await {
+            (_, Outcome::Invalid(invalid)) => assert_eq!(invalid.reason, reason),
+            other => panic!("{reason}: {other:?}"),
+        }
+    }
+    let unchanged = world.measured("unchanged").await;
+    assert_eq!(unchanged.losses, unchanged.baseline_losses, "the base is what it was");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_store_or_the_scheduler_got_wrong_is_not_the_miners_fault() {
+    let mut world = World::start().await;
+    let fixture = &world.fixture;
+    let base = fixture.altered(|_, _| {});
+    let mut altered = fixture.submit("altered.pt", &base).await;
+    altered.sha256 = "00".repeat(32);
+    let mut gone = fixture.submit("gone.pt", &base).await;
+    gone.key = "submissions/20/miner/nothing.pt".to_owned();
+    let mut other_model = fixture.job("other model", JobKind::Baseline);
+    other_model.model.as_mut().unwrap().model_hash = "00".repeat(24);
+    let mut no_group = fixture.job("no group", JobKind::Baseline);
+    no_group.expert_group = 9;
+    let mut malformed = fixture.job("malformed", JobKind::Baseline);
+    malformed.seed = "short".to_owned();
+    let mut too_many = fixture.job("too many", JobKind::Baseline);
+    too_many.batches = 1_000_000;
+    let jobs = [
+        fixture.score("altered", altered),
+        fixture.score("gone", gone),
+        other_model,
+        no_group,
+        malformed,
+        too_many,
+    ];
+    let ids: Vec<_> = jobs.iter().map(|job| job.job_id.clone()).collect();
+    for job in jobs {
+        world.scheduler.enqueue(job);
+    }
+    for id in ids {
+        match world.results.next().await {
+            (job, Outcome::Failure(failure)) => {
+                assert_eq!((&job, failure.reason.as_str()), (&id, "evaluator_error"));
+                assert!(!failure.detail.is_empty());
+            }
+            other => panic!("{id}: {other:?}"),
+        }
+    }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_lease_stops_the_job_and_nothing_is_told_of_it() {
+    let mut world = World::start().await;
+    let long = wire::Job { lease_ms: 90, ..world.fixture.long("lost") };
+    world.scheduler.enqueue(long);
+    // Kept alive at first, and then given to another worker.
+    world.scheduler.renewed(3).await;
+    world.scheduler.leases_are_lost.store(true, Ordering::SeqCst);
+    world.scheduler.enqueue(world.fixture.job("next", JobKind::HeldOut));
+    let next = world.measured("next").await;
+    assert_eq!(next.held_out_losses.len(), world.fixture.held_out_batches().len());
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_in_the_middle_of_a_job_gives_it_back() {
+    let mut world = World::start().await;
+    let long = wire::Job { lease_ms: 90, ..world.fixture.long("long") };
+    world.scheduler.enqueue(long);
+    world.scheduler.renewed(1).await;
+    world.shutdown.cancel();
+    match world.results.next().await {
+        (job, Outcome::Failure(failure)) => {
+            assert_eq!((job.as_str(), failure.reason.as_str()), ("long", "worker_lost"));
+        }
+        other => panic!("{other:?}"),
+    }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreachable_scheduler_makes_it_not_ready_until_it_is_there_and_results_are_retried() {
+    let addr = testkit::unused_addr().unwrap();
+    let (scheduler, results) = FakeScheduler::new();
+    let mut world = World::with(scheduler, results, format!("http://{addr}")).await;
+    let (serving, not_serving) = (1, 2);
+    assert_eq!(world.serving().await, not_serving);
+
+    world.scheduler.refuse_results.store(2, Ordering::SeqCst);
+    world.scheduler.enqueue(world.fixture.job("held-out", JobKind::HeldOut));
+    world.scheduler.serve(addr, &Shutdown::default()).await;
+    let held_out = world.measured("held-out").await;
+    assert_eq!(held_out.batches_digest, digest(&world.fixture.held_out_batches()));
+    assert_eq!(world.serving().await, serving);
+    world.stop().await;
+}
