@@ -47,7 +47,7 @@ pub(crate) enum Failure {
     #[error("the answer cannot be used: {0}")]
     Answer(#[from] InvalidField),
     #[error(transparent)]
-    Store(#[from] store::StoreError),
+    Artifacts(#[from] store::ArtifactError),
     #[error("{0}")]
     Other(String),
 }
@@ -160,9 +160,9 @@ async fn once(effect: &Effect, engine: &Engine, outside: &Outside) -> Result<(),
         Effect::Record(unsigned) => {
             record::store(unsigned, outside).await?;
             info!(round = unsigned.round.0, "record written");
-            done(engine, Event::EffectDone { effect: effect.id() }).await?;
+            // Before the event, which ends this task.
             record::retain(unsigned, outside).await;
-            Ok(())
+            done(engine, Event::EffectDone { effect: effect.id() }).await
         }
     }
 }
@@ -188,9 +188,11 @@ async fn write(
 ) -> Result<(), Failure> {
     let key = Some(IntentKey { round: round.0, kind: kind.as_str().to_owned() });
     let wire = match payload {
-        Payload::Commitment(data) => submit_intent_request::Payload::Commitment(
-            chain::CommitmentPayload { data: data.clone().into() },
-        ),
+        Payload::Commitment(data) => {
+            submit_intent_request::Payload::Commitment(chain::CommitmentPayload {
+                data: data.clone().into(),
+            })
+        }
         Payload::Weights(weights) => {
             let weights = weights
                 .iter()

@@ -40,8 +40,8 @@ impl Engine {
     pub(crate) async fn apply(&self, event: Event) -> Result<Reply, Error> {
         let (reply, answer) = oneshot::channel();
         let request = Request { event, reply };
-        self.events.send(request).await.map_err(|_| Error::Standby)?;
-        answer.await.map_err(|_| Error::Standby)?
+        self.events.send(request).await.map_err(|_| Error::lost())?;
+        answer.await.map_err(|_| Error::lost())?
     }
 
     /// The newest view, and every later one.
@@ -50,12 +50,21 @@ impl Engine {
     }
 }
 
+/// Why a state could not be saved.
+#[derive(Debug, thiserror::Error)]
+enum SaveError {
+    #[error("it cannot be encoded: {0}")]
+    Encode(#[from] serde_json::Error),
+    #[error(transparent)]
+    Store(#[from] store::StoreError),
+}
+
 /// The loop itself.
 pub(crate) struct Driver {
     state: State,
     policy: Arc<Policy>,
     store: Store,
-    lease: Lease,
+    lease: Arc<Lease>,
     outside: Outside,
     engine: Engine,
     events: mpsc::Receiver<Request>,
@@ -68,7 +77,7 @@ pub(crate) fn new(
     state: State,
     policy: Arc<Policy>,
     store: Store,
-    lease: Lease,
+    lease: Arc<Lease>,
     outside: Outside,
 ) -> (Engine, Driver) {
     let (events, requests) = mpsc::channel(QUEUE);
@@ -112,10 +121,7 @@ impl Driver {
     }
 
     /// Applies `event` to a copy and saves that before it counts.
-    async fn take_in(
-        &mut self,
-        event: Event,
-    ) -> Result<Result<Reply, Rejection>, store::StoreError> {
+    async fn take_in(&mut self, event: Event) -> Result<Result<Reply, Rejection>, SaveError> {
         let mut next = self.state.clone();
         let reply = match apply(&mut next, event, &self.policy) {
             Ok(reply) => reply,
@@ -124,10 +130,7 @@ impl Driver {
         if next.revision == self.state.revision {
             return Ok(Ok(reply));
         }
-        let bytes = match serde_json::to_vec(&next) {
-            Ok(bytes) => Bytes::from(bytes),
-            Err(error) => return Err(store::StoreError::corrupt(STATE, error)),
-        };
+        let bytes = Bytes::from(serde_json::to_vec(&next)?);
         metrics::state_saved(bytes.len());
         self.save(bytes).await?;
         self.announce(&next);

@@ -11,8 +11,8 @@ pub(crate) enum Error {
     Field(#[from] InvalidField),
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    #[error("this scheduler stands by: another one leads")]
-    Standby,
+    #[error("this scheduler stands by: {0}")]
+    Standby(String),
     #[error("the state could not be saved: {0}")]
     Unsaved(String),
     #[error("round {0} has no record")]
@@ -22,6 +22,11 @@ pub(crate) enum Error {
 }
 
 impl Error {
+    /// The lead was lost while an event waited.
+    pub(crate) fn lost() -> Self {
+        Self::Standby("it has lost the lead".to_owned())
+    }
+
     fn code(&self) -> Code {
         match self {
             Self::Field(_) => Code::InvalidArgument,
@@ -33,7 +38,7 @@ impl Error {
                 | Rejection::UploadsClosed { .. }
                 | Rejection::LeaseLost { .. },
             ) => Code::FailedPrecondition,
-            Self::Standby | Self::Unsaved(_) | Self::Artifacts(_) => Code::Unavailable,
+            Self::Standby(_) | Self::Unsaved(_) | Self::Artifacts(_) => Code::Unavailable,
             Self::NoRecord(_) => Code::NotFound,
         }
     }

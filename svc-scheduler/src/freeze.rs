@@ -1,10 +1,10 @@
 //! Reads everything that a round is decided from, once, as of fixed blocks.
 
-use domain::{
-    BlockHash, BlockNumber, FreezeInputs, Hotkey, Phase, RawCommitment, RoundId,
-};
+use domain::{BlockHash, BlockNumber, FreezeInputs, Hotkey, Phase, RawCommitment, RoundId};
 use proto::{
-    chain::v1::{At, GetBlockRequest, GetCommitmentsRequest, GetMetagraphRequest, GetWeightsRequest, at},
+    chain::v1::{
+        At, GetBlockRequest, GetCommitmentsRequest, GetMetagraphRequest, GetWeightsRequest, at,
+    },
     convert,
 };
 
@@ -23,9 +23,10 @@ pub(crate) async fn read(
 
     let block_hash = hash_of(outside, block).await?;
     let at = || Some(At { block: Some(at::Block::Hash(block_hash.0.to_vec().into())) });
-    let metagraph = outside.chain().get_metagraph(GetMetagraphRequest { at: at() });
-    let metagraph = convert::metagraph(metagraph.await?.into_inner())?;
-    let rows = outside.chain().get_weights(GetWeightsRequest { at: at() }).await?.into_inner();
+    let mut chain = outside.chain();
+    let metagraph = chain.get_metagraph(GetMetagraphRequest { at: at() }).await?.into_inner();
+    let metagraph = convert::metagraph(metagraph)?;
+    let rows = chain.get_weights(GetWeightsRequest { at: at() }).await?.into_inner();
     Ok(FreezeInputs {
         block,
         block_hash,
@@ -44,10 +45,7 @@ async fn hash_of(outside: &Outside, block: BlockNumber) -> Result<BlockHash, Fai
 }
 
 /// Commitments as of `block`. A hotkey that cannot be parsed is the chain's own garbage: skipped.
-async fn commitments(
-    outside: &Outside,
-    block: BlockNumber,
-) -> Result<Vec<RawCommitment>, Failure> {
+async fn commitments(outside: &Outside, block: BlockNumber) -> Result<Vec<RawCommitment>, Failure> {
     let at = Some(At { block: Some(at::Block::Number(block.0)) });
     let request = GetCommitmentsRequest { at };
     let answer = outside.chain().get_commitments(request).await?.into_inner();

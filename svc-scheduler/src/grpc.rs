@@ -17,11 +17,11 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 use tracing::{debug, info};
 
-use crate::{engine::Engine, error::Error, metrics, record, view};
+use crate::{engine::Engine, error::Error, leader::Lead, metrics, record, view};
 
 /// Answers while this scheduler leads, and says so when it does not.
 pub(crate) struct Handler {
-    engine: watch::Receiver<Option<Engine>>,
+    engine: watch::Receiver<Lead>,
     artifacts: Artifacts,
     shutdown: Shutdown,
     jobs: Arc<JobTerms>,
@@ -38,7 +38,7 @@ pub(crate) struct JobTerms {
 
 impl Handler {
     pub(crate) fn new(
-        engine: watch::Receiver<Option<Engine>>,
+        engine: watch::Receiver<Lead>,
         artifacts: Artifacts,
         jobs: JobTerms,
         shutdown: Shutdown,
@@ -47,7 +47,7 @@ impl Handler {
     }
 
     fn engine(&self) -> Result<Engine, Error> {
-        self.engine.borrow().clone().ok_or(Error::Standby)
+        self.engine.borrow().clone().map_err(Error::Standby)
     }
 
     async fn apply(&self, event: Event) -> Result<Reply, Error> {
@@ -161,7 +161,7 @@ impl SchedulerService for Handler {
             metrics::job_leased(&grant.kind);
             debug!(worker, job = grant.id, attempt = grant.attempt, "job leased");
         }
-        let job = grant.map(|grant| self.job(grant));
+        let job = grant.map(|grant| self.job(*grant));
         Ok(Response::new(wire::LeaseJobResponse { job }))
     }
 

@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use domain::{ExpertGroup, Hotkey, ModelHash, ModelRef, Policy, State};
 use kit::{Common, Health, Shutdown};
-use proto::chain::v1::{GetIdentityRequest, chain_service_client::ChainServiceClient};
+use proto::chain::v1::GetIdentityRequest;
 use store::{Artifacts, Lease, Store};
 use tokio::sync::watch;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::{
     Config,
@@ -22,7 +22,12 @@ const LEASE: &str = "scheduler";
 /// Key of the state.
 pub(crate) const STATE: &str = "scheduler/state";
 /// Bound of a manifest, in bytes.
-const MAX_MANIFEST: usize = 64 << 20;
+const MAX_MANIFEST: u64 = 64 << 20;
+/// How long giving the lead back may take when the scheduler stops.
+const GIVE_BACK: Duration = Duration::from_secs(2);
+
+/// The engine while this scheduler leads, else why it does not.
+pub(crate) type Lead = Result<Engine, String>;
 
 /// What the lead is taken with.
 pub(crate) struct Leader {
@@ -31,7 +36,7 @@ pub(crate) struct Leader {
     store: Store,
     artifacts: Artifacts,
     outside: Outside,
-    engine: watch::Sender<Option<Engine>>,
+    engine: watch::Sender<Lead>,
 }
 
 impl Leader {
@@ -43,31 +48,40 @@ impl Leader {
         artifacts: Artifacts,
     ) -> anyhow::Result<Self> {
         let policy = Arc::new(policy);
-        let outside =
-            Outside::new(&config, &common, Arc::clone(&policy), artifacts.clone())?;
-        Ok(Self { config, policy, store, artifacts, outside, engine: watch::Sender::new(None) })
+        let outside = Outside::new(&config, &common, Arc::clone(&policy), artifacts.clone())?;
+        let engine = watch::Sender::new(Err("it has just started".to_owned()));
+        Ok(Self { config, policy, store, artifacts, outside, engine })
     }
 
     /// The engine while this scheduler leads.
-    pub(crate) fn engine(&self) -> watch::Receiver<Option<Engine>> {
+    pub(crate) fn engine(&self) -> watch::Receiver<Lead> {
         self.engine.subscribe()
     }
 
     /// Stands by, leads, and stands by again when the lead is lost, until `shutdown`.
     pub(crate) async fn run(self, health: Health, shutdown: Shutdown) {
         health.set_all(true);
+        let mut told = String::new();
         while !shutdown.is_cancelled() {
             metrics::leads(false);
             let turn = shutdown.child();
-            tokio::select! {
-                result = self.lead_once(&turn) => match result {
-                    Ok(()) => {}
-                    Err(error) => warn!(error = format!("{error:#}"), "not leading"),
-                },
-                () = shutdown.cancelled() => {}
-            }
+            let result = self.lead_once(&turn).await;
             turn.cancel();
-            self.engine.send_replace(None);
+            if self.engine.borrow().is_ok() {
+                told.clear();
+            }
+            let why = match &result {
+                Ok(()) => "another one leads".to_owned(),
+                Err(error) => format!("{error:#}"),
+            };
+            if why != told && !shutdown.is_cancelled() {
+                match result {
+                    Ok(()) => info!("standing by: another scheduler leads"),
+                    Err(_) => warn!(error = why, "not leading"),
+                }
+                told.clone_from(&why);
+            }
+            self.engine.send_modify(|lead| *lead = Err(why));
             let pause = self.config.leader_ttl / 10;
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -76,21 +90,33 @@ impl Leader {
         }
     }
 
-    /// Tries to take the lead and works until it is lost.
+    /// Tries to take the lead and works until it is lost or `turn` is over; gives it back then, so
+    /// that another scheduler need not wait for it to run out.
     async fn lead_once(&self, turn: &Shutdown) -> anyhow::Result<()> {
         let ttl = self.config.leader_ttl;
-        let Some(lease) = self.store.acquire(LEASE, ttl).await.context("take the lead")? else {
-            return Ok(());
+        let acquired = tokio::select! {
+            acquired = self.store.acquire(LEASE, ttl) => acquired.context("take the lead")?,
+            () = turn.cancelled() => return Ok(()),
         };
-        let result = self.lead(&lease, turn).await;
+        let Some(lease) = acquired else { return Ok(()) };
+        let lease = Arc::new(lease);
+        let result = tokio::select! {
+            result = self.lead(&lease, turn) => result,
+            () = turn.cancelled() => Ok(()),
+        };
         turn.cancel();
-        if let Err(error) = self.store.release(lease).await {
-            warn!(%error, "the lead could not be given back: it runs out by itself");
+        let Some(lease) = Arc::into_inner(lease) else { return result };
+        match tokio::time::timeout(GIVE_BACK, self.store.release(lease)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                warn!(%error, "the lead could not be given back: it runs out by itself");
+            }
+            Err(_) => warn!("the lead could not be given back in time: it runs out by itself"),
         }
         result
     }
 
-    async fn lead(&self, lease: &Lease, turn: &Shutdown) -> anyhow::Result<()> {
+    async fn lead(&self, lease: &Arc<Lease>, turn: &Shutdown) -> anyhow::Result<()> {
         let state = tokio::select! {
             state = self.load() => state?,
             () = self.keep(lease) => anyhow::bail!("the lead was lost while the state was read"),
@@ -107,10 +133,10 @@ impl Leader {
             state,
             Arc::clone(&self.policy),
             self.store.clone(),
-            lease.clone(),
+            Arc::clone(lease),
             self.outside.clone(),
         );
-        self.engine.send_replace(Some(engine.clone()));
+        self.engine.send_modify(|lead| *lead = Ok(engine.clone()));
         turn.spawn(engine::follow_blocks(engine, self.outside.clone(), turn.clone()));
         tokio::select! {
             result = driver.run(turn.clone()) => result,
@@ -153,7 +179,6 @@ impl Leader {
                  keep it and ask, or start with another `common.namespace`",
             )?;
             if state.hotkey != hotkey || state.expert_group != self.config.group() {
-                error!(saved = %state.hotkey, now = %hotkey, "the saved state is of another validator");
                 anyhow::bail!(
                     "the saved state is of hotkey {} and expert group {}, this validator has {} and {}: \
                      start with another `common.namespace`",
@@ -177,8 +202,8 @@ impl Leader {
         let bytes = self.artifacts.get_bytes(&key, MAX_MANIFEST).await.with_context(|| {
             format!("there is no first model at `{key}`: import one with `connito model import`")
         })?;
-        let manifest: serde_json::Value = serde_json::from_slice(&bytes)
-            .with_context(|| format!("`{key}` is not a manifest"))?;
+        let manifest: serde_json::Value =
+            serde_json::from_slice(&bytes).with_context(|| format!("`{key}` is not a manifest"))?;
         let hash = manifest["slices"][group.to_string()]["model_hash"]
             .as_str()
             .with_context(|| format!("`{key}` has no slice of expert group {group}"))?;

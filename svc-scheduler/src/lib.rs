@@ -31,7 +31,7 @@ use crate::{
 /// Runs the scheduler until `shutdown`.
 pub async fn run(config: Config, common: Common, shutdown: Shutdown) -> anyhow::Result<()> {
     let policy = config.policy().context("check the policy")?;
-    let store = Store::open(&common.store_url, &common.namespace).await?;
+    let store = Store::open(&common.store_url, &common.namespace)?;
     let artifacts = Artifacts::open(&common.artifacts_url, &common.data_dir.join("cache"))?;
 
     let server = GrpcServer::bind(config.grpc_addr, &common.tls).await?;

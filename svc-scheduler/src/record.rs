@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Bound of a record, in bytes.
-const MAX_RECORD: usize = 256 << 20;
+const MAX_RECORD: u64 = 256 << 20;
 
 /// A record with its signature, as it is stored.
 #[derive(serde::Serialize)]
@@ -74,7 +74,7 @@ async fn prune(artifacts: &Artifacts, folder: &str, keep: usize, newest: u64) {
 }
 
 /// The numbered folders of `folder`, newest first.
-async fn numbers(artifacts: &Artifacts, folder: &str) -> Result<Vec<u64>, store::StoreError> {
+async fn numbers(artifacts: &Artifacts, folder: &str) -> Result<Vec<u64>, store::ArtifactError> {
     let keys = artifacts.list(folder).await?;
     let number = |key: &String| key.strip_prefix(folder)?.split('/').nth(1)?.parse::<u64>().ok();
     let mut numbers: Vec<u64> = keys.iter().filter_map(number).collect();
@@ -86,7 +86,7 @@ async fn numbers(artifacts: &Artifacts, folder: &str) -> Result<Vec<u64>, store:
 /// The record of a round, JSON.
 pub(crate) async fn read(artifacts: &Artifacts, round: RoundId) -> Result<String, Error> {
     let key = key(round);
-    let failed = |error: store::StoreError| Error::Artifacts(error.to_string());
+    let failed = |error: store::ArtifactError| Error::Artifacts(error.to_string());
     if !artifacts.exists(&key).await.map_err(failed)? {
         return Err(Error::NoRecord(round.0));
     }
@@ -97,7 +97,8 @@ pub(crate) async fn read(artifacts: &Artifacts, round: RoundId) -> Result<String
 
 /// Rounds that have a record, newest first.
 pub(crate) async fn list(artifacts: &Artifacts) -> Result<Vec<u64>, Error> {
-    let keys = artifacts.list("rounds").await.map_err(|error| Error::Artifacts(error.to_string()))?;
+    let keys =
+        artifacts.list("rounds").await.map_err(|error| Error::Artifacts(error.to_string()))?;
     let mut rounds: Vec<u64> = keys
         .iter()
         .filter_map(|key| key.strip_prefix("rounds/")?.strip_suffix("/record.json")?.parse().ok())

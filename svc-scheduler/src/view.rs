@@ -2,7 +2,7 @@
 
 use domain::{
     Cause, Degradation, JobState, MergeOutcome, Miner, ModelRef, Policy, Round, Stage, State,
-    Verdict, WriteKind, score,
+    Verdict, WriteKind, mean,
 };
 use proto::{common::v1 as common, scheduler::v1 as wire};
 
@@ -44,8 +44,8 @@ pub(crate) fn submission(submission: &domain::Submission) -> common::Submission 
 
 fn round_wire(round: &Round, state: &State, policy: &Policy) -> wire::Round {
     let submission = policy.schedule.phase_range(round.cycle, domain::Phase::Submission);
-    let uploads_open = round.stage == Stage::Evaluating
-        && (submission.0..=submission.1).contains(&state.block);
+    let uploads_open =
+        round.stage == Stage::Evaluating && (submission.0..=submission.1).contains(&state.block);
     let baseline = round.baseline.as_ref();
     wire::Round {
         round_id: round.id.0,
@@ -61,7 +61,7 @@ fn round_wire(round: &Round, state: &State, policy: &Policy) -> wire::Round {
         traceparent: round.traceparent.clone(),
         uploads_open,
         miners: round.miners.iter().map(|(hotkey, m)| miner(hotkey, m, round, state)).collect(),
-        baseline: baseline.and_then(|b| score::mean(&b.losses)),
+        baseline: baseline.and_then(|b| mean(&b.losses)),
         held_out_before: baseline.map(|b| b.held_out),
         held_out_after: round.held_out_after,
         merge: round.merge.as_ref().map(|outcome| merge(outcome, round)),
@@ -78,7 +78,7 @@ fn round_wire(round: &Round, state: &State, policy: &Policy) -> wire::Round {
 fn miner(hotkey: &domain::Hotkey, miner: &Miner, round: &Round, state: &State) -> wire::Miner {
     let (outcome, cause) = outcome(hotkey, miner, round);
     let (loss, raw_score) = match &miner.verdict {
-        Some(Verdict::Measured { losses, raw, .. }) => (score::mean(losses), Some(*raw)),
+        Some(Verdict::Measured { losses, raw, .. }) => (mean(losses), Some(*raw)),
         Some(Verdict::Invalid(_)) | None => (None, None),
     };
     let committed = miner.committed.as_ref();
@@ -100,14 +100,10 @@ fn miner(hotkey: &domain::Hotkey, miner: &Miner, round: &Round, state: &State) -
 }
 
 /// What became of a miner, in one word, and why.
-fn outcome(
-    hotkey: &domain::Hotkey,
-    miner: &Miner,
-    round: &Round,
-) -> (&'static str, Option<Cause>) {
+fn outcome(hotkey: &domain::Hotkey, miner: &Miner, round: &Round) -> (&'static str, Option<Cause>) {
     let duplicate = || {
         let reason = miner.reason?;
-        let detail = reason.describe().to_owned();
+        let detail = String::new();
         Some(Cause { reason: reason.as_str().to_owned(), detail })
     };
     match (&miner.verdict, &miner.submission) {
@@ -169,5 +165,121 @@ fn degradation(degradation: &Degradation) -> common::Degradation {
         kind: degradation.kind.as_str().to_owned(),
         detail: degradation.detail.clone(),
         block: degradation.block.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use domain::{
+        BlockNumber, Committed, CycleIndex, GlobalVersion, History, Hotkey, Job, JobKind,
+        ModelHash, Reason, RoundId, Submission, Uid,
+    };
+
+    use super::*;
+
+    fn key() -> Hotkey {
+        Hotkey::from_public_key([10; 32])
+    }
+
+    fn base() -> ModelRef {
+        let model_hash = ModelHash([0; 24]);
+        ModelRef { global_version: GlobalVersion(0), model_hash, prefix: "models/0".to_owned() }
+    }
+
+    fn cause(reason: &str) -> Cause {
+        Cause { reason: reason.to_owned(), detail: String::new() }
+    }
+
+    fn expected() -> Miner {
+        let model_hash = ModelHash([1; 24]);
+        let (signature, version) = ("s".to_owned(), GlobalVersion(0));
+        Miner {
+            uid: Uid(2),
+            assigned: true,
+            committed: Some(Committed { model_hash, signature, version }),
+            fault: None,
+            refused: None,
+            submission: None,
+            verdict: None,
+            score: None,
+            reason: None,
+        }
+    }
+
+    fn stored() -> Miner {
+        let (model_hash, sha256) = (ModelHash([1; 24]), "ab".repeat(32));
+        let (key, bytes, block) = ("k".to_owned(), 1, BlockNumber(1));
+        let submission = Submission { hotkey: self::key(), key, model_hash, sha256, bytes, block };
+        Miner { submission: Some(submission), ..expected() }
+    }
+
+    fn measured() -> Option<Verdict> {
+        let (baseline, losses, raw) = (vec![5.0], vec![4.0], 1.0);
+        Some(Verdict::Measured { baseline, losses, raw, batches_digest: String::new() })
+    }
+
+    /// Word and reason for `miner` in a round at `stage`, with its job in this state.
+    fn told(miner: Miner, stage: Stage, job: Option<JobState>) -> (&'static str, String) {
+        let kind = JobKind::Score(key());
+        let job = job.map(|state| (kind.id(), Job { kind, state, attempts: 1 }));
+        let round = Round {
+            id: RoundId(16),
+            cycle: CycleIndex(0),
+            stage,
+            traceparent: String::new(),
+            own_seed: 0,
+            base: base(),
+            history_before: History::default(),
+            frozen: None,
+            miners: BTreeMap::new(),
+            jobs: job.into_iter().collect(),
+            baseline: None,
+            held_out_after: None,
+            merge: None,
+            weights: Vec::new(),
+            writes: BTreeMap::new(),
+            degradations: Vec::new(),
+        };
+        let (word, cause) = outcome(&key(), &miner, &round);
+        (word, cause.map(|cause| cause.reason).unwrap_or_default())
+    }
+
+    #[test]
+    fn every_miner_has_one_word_for_what_became_of_it_and_a_reason_where_there_is_one() {
+        use Stage::{Evaluating, Merging, Open};
+        let refused = || Miner { refused: Some(cause("non_finite")), ..expected() };
+        let lacking = || Miner { committed: None, fault: Some(cause("wrong_group")), ..expected() };
+        let absent = || Miner { reason: Some(Reason::NotSubmitted), ..expected() };
+        let late = || Miner { reason: Some(Reason::Timeout), ..stored() };
+        let scored = || Miner { verdict: measured(), ..stored() };
+        let copied = || Miner { reason: Some(Reason::Duplicate), ..scored() };
+        let invalid =
+            || Miner { verdict: Some(Verdict::Invalid(cause("hash_mismatch"))), ..stored() };
+        let (worker, until) = ("w".to_owned(), BlockNumber(20));
+        let leased = || JobState::Leased { worker: worker.clone(), fence: 1, until };
+        let failed = || JobState::Failed(cause("worker_lost"));
+        let queued = JobState::Queued;
+        for (miner, stage, job, word, reason) in [
+            (expected(), Open, None, "pending", ""),
+            (expected(), Evaluating, None, "pending", ""),
+            (absent(), Merging, None, "absent", "not_submitted"),
+            (lacking(), Evaluating, None, "absent", "wrong_group"),
+            (refused(), Evaluating, None, "refused", "non_finite"),
+            (refused(), Merging, None, "refused", "non_finite"),
+            (stored(), Evaluating, Some(queued.clone()), "queued", ""),
+            (stored(), Evaluating, Some(leased()), "evaluating", ""),
+            (stored(), Evaluating, Some(failed()), "not_evaluated", "worker_lost"),
+            (stored(), Merging, Some(failed()), "not_evaluated", "worker_lost"),
+            (late(), Merging, Some(queued), "not_evaluated", "timeout"),
+            (late(), Merging, Some(leased()), "not_evaluated", "timeout"),
+            (scored(), Evaluating, Some(JobState::Done), "scored", ""),
+            (copied(), Merging, Some(JobState::Done), "scored", "duplicate"),
+            (invalid(), Merging, Some(JobState::Done), "invalid", "hash_mismatch"),
+        ] {
+            let shown = format!("{miner:?} at {stage:?} with {job:?}");
+            assert_eq!(told(miner, stage, job), (word, reason.to_owned()), "{shown}");
+        }
     }
 }

@@ -1,0 +1,361 @@
+//! A chain service that tells a subnet's story block by block, and may misbehave in one way.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use futures::Stream;
+use kit::{GrpcServer, Shutdown, Tls};
+use proto::chain::v1::{
+    self as chain, IntentState, at,
+    chain_service_server::{ChainService, ChainServiceServer},
+    sign_request::Purpose,
+    submit_intent_request::Payload,
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    subnet::{self, CYCLE, hotkey, keypair},
+    world::LONG,
+};
+
+/// How the service misbehaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Not at all.
+    Honest,
+    /// Sends every block twice, and an old one after it.
+    Stutters,
+    /// Cannot read what lies on chain.
+    Blind,
+    /// Takes every intent and lands none.
+    NeverLands,
+    /// Takes no weights, for good.
+    RefusesWeights,
+    /// Loses every intent once, before it has landed.
+    Forgetful,
+}
+
+type Key = (u64, String);
+
+/// What was asked of the service.
+#[derive(Debug, Default)]
+pub(crate) struct Book {
+    /// Every call of SubmitIntent, in order.
+    pub(crate) submitted: Vec<(Key, Payload)>,
+    /// Every block that was sent to a watcher.
+    pub(crate) sent: Vec<u64>,
+    intents: BTreeMap<Key, (Payload, u32)>,
+    forgotten: Vec<Key>,
+}
+
+struct Shared {
+    seed: u8,
+    head: watch::Sender<u64>,
+    fault: Fault,
+    book: Mutex<Book>,
+}
+
+/// The service, which can go away and come back at the same address.
+pub(crate) struct FakeChain {
+    shared: Arc<Shared>,
+    addr: SocketAddr,
+    shutdown: Shutdown,
+}
+
+impl FakeChain {
+    pub(crate) async fn start(seed: u8, fault: Fault, head: u64) -> Self {
+        let (head, book) = (watch::Sender::new(head), Mutex::default());
+        let shared = Arc::new(Shared { seed, head, fault, book });
+        let (addr, shutdown) = serve(&shared, ([127, 0, 0, 1], 0).into()).await;
+        Self { shared, addr, shutdown }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// Makes blocks up to `head`.
+    pub(crate) fn advance(&self, head: u64) {
+        self.shared.head.send_replace(head);
+    }
+
+    pub(crate) fn head(&self) -> u64 {
+        *self.shared.head.borrow()
+    }
+
+    pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
+        self.shared.book.lock().unwrap()
+    }
+
+    /// Waits until `block` was sent to watchers this often.
+    pub(crate) async fn sends(&self, block: u64, times: usize) {
+        let end = Instant::now() + LONG;
+        while self.book().sent.iter().filter(|number| **number == block).count() < times {
+            assert!(Instant::now() < end, "nobody watches");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// What was submitted under `kind`, and whether it was ever anything else.
+    pub(crate) fn payload(&self, kind: &str) -> Payload {
+        let book = self.book();
+        let mut all = book.submitted.iter().filter(|((_, k), _)| k == kind).map(|(_, p)| p);
+        let first = all.next().unwrap_or_else(|| panic!("no `{kind}` was submitted")).clone();
+        assert!(all.all(|payload| *payload == first), "`{kind}` changed its payload");
+        first
+    }
+
+    /// Bytes of the commitment that was submitted under `kind`.
+    pub(crate) fn commitment(&self, kind: &str) -> Vec<u8> {
+        let payload = self.payload(kind);
+        let Payload::Commitment(commitment) = payload else { panic!("`{kind}`: {payload:?}") };
+        commitment.data.to_vec()
+    }
+
+    /// Stops serving: streams end, connections are refused. Blocks go on.
+    pub(crate) async fn go_away(&self) {
+        assert!(self.shutdown.drain(LONG).await);
+    }
+
+    /// Serves again, with the intents that it had.
+    pub(crate) async fn come_back(&mut self) {
+        (_, self.shutdown) = serve(&self.shared, self.addr).await;
+    }
+}
+
+impl Drop for FakeChain {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+async fn serve(shared: &Arc<Shared>, addr: SocketAddr) -> (SocketAddr, Shutdown) {
+    let server = GrpcServer::bind(addr, &Tls::default()).await.unwrap();
+    let (addr, shutdown) = (server.local_addr(), Shutdown::default());
+    let handler = Handler { shared: Arc::clone(shared), stop: shutdown.clone() };
+    let server = server.add(ChainServiceServer::new(handler));
+    let stop = shutdown.clone();
+    shutdown.spawn(async move { kit::serve(server, stop).await.unwrap() });
+    (addr, shutdown)
+}
+
+struct Handler {
+    shared: Arc<Shared>,
+    stop: Shutdown,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+fn block(number: u64) -> chain::Block {
+    let hash = |number: u64| vec![number as u8; 32].into();
+    chain::Block { number, hash: hash(number), parent_hash: hash(number.saturating_sub(1)) }
+}
+
+impl Handler {
+    /// Height of the block that a read is made at, which must be named and there.
+    fn height(&self, at: Option<chain::At>) -> Result<u64, Status> {
+        if self.shared.fault == Fault::Blind {
+            return Err(Status::unavailable("the node does not answer"));
+        }
+        let number = match at.and_then(|at| at.block) {
+            Some(at::Block::Number(number)) => number,
+            Some(at::Block::Hash(hash)) => {
+                let first = *hash.first().ok_or_else(|| Status::invalid_argument("hash"))?;
+                (0..=self.head()).rev().find(|n| *n as u8 == first).unwrap_or(u64::MAX)
+            }
+            None => return Err(Status::invalid_argument("`at` must be given")),
+        };
+        if number > self.head() {
+            return Err(Status::not_found(format!("no block {number}")));
+        }
+        Ok(number)
+    }
+
+    fn head(&self) -> u64 {
+        *self.shared.head.borrow()
+    }
+
+    /// What the validator has written as its seed for `round`.
+    fn own_seed(&self, round: u64) -> Option<Vec<u8>> {
+        let book = self.shared.book.lock().unwrap();
+        let (payload, _) = book.intents.get(&(round, "seed".to_owned()))?;
+        match payload {
+            Payload::Commitment(own) => Some(own.data.to_vec()),
+            Payload::Weights(_) | Payload::Axon(_) => None,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl ChainService for Handler {
+    type WatchBlocksStream = Pin<Box<dyn Stream<Item = Result<chain::Block, Status>> + Send>>;
+
+    async fn get_identity(
+        &self,
+        _: Request<chain::GetIdentityRequest>,
+    ) -> Answer<chain::GetIdentityResponse> {
+        let hotkey = hotkey(self.shared.seed).to_string();
+        Ok(Response::new(chain::GetIdentityResponse { hotkey, uid: Some(0), ..Default::default() }))
+    }
+
+    async fn watch_blocks(
+        &self,
+        _: Request<chain::WatchBlocksRequest>,
+    ) -> Answer<Self::WatchBlocksStream> {
+        let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
+        let mut head = shared.head.subscribe();
+        let stream = async_stream::stream! {
+            let mut next = *head.borrow_and_update();
+            loop {
+                let newest = *head.borrow_and_update();
+                while next <= newest {
+                    let stutters = shared.fault == Fault::Stutters;
+                    let send = if stutters { vec![next, next, next - 1] } else { vec![next] };
+                    for number in send {
+                        shared.book.lock().unwrap().sent.push(number);
+                        yield Ok(block(number));
+                    }
+                    next += 1;
+                }
+                tokio::select! {
+                    changed = head.changed() => if changed.is_err() { break },
+                    () = stop.cancelled() => break,
+                }
+            }
+        };
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn get_block(&self, request: Request<chain::GetBlockRequest>) -> Answer<chain::Block> {
+        let head = self.head();
+        match request.into_inner().number.unwrap_or(head) {
+            number if number <= head => Ok(Response::new(block(number))),
+            number => Err(Status::not_found(format!("no block {number}"))),
+        }
+    }
+
+    async fn get_metagraph(
+        &self,
+        request: Request<chain::GetMetagraphRequest>,
+    ) -> Answer<chain::Metagraph> {
+        let number = self.height(request.into_inner().at)?;
+        Ok(Response::new(chain::Metagraph {
+            block: number,
+            block_hash: block(number).hash,
+            neurons: subnet::neurons(number),
+            weights_rate_limit: 1,
+            min_allowed_weights: 1,
+            ..chain::Metagraph::default()
+        }))
+    }
+
+    async fn get_weights(
+        &self,
+        request: Request<chain::GetWeightsRequest>,
+    ) -> Answer<chain::GetWeightsResponse> {
+        self.height(request.into_inner().at)?;
+        Ok(Response::new(chain::GetWeightsResponse::default()))
+    }
+
+    async fn get_commitments(
+        &self,
+        request: Request<chain::GetCommitmentsRequest>,
+    ) -> Answer<chain::GetCommitmentsResponse> {
+        let number = self.height(request.into_inner().at)?;
+        let commitments = match number % CYCLE {
+            12 => subnet::first_commitments(self.own_seed(number + 4)),
+            16 => subnet::second_commitments(),
+            _ => return Err(Status::invalid_argument(format!("nobody asks for block {number}"))),
+        };
+        let commitments = commitments.into_iter().map(|(seed, data)| chain::Commitment {
+            hotkey: hotkey(seed).to_string(),
+            block: number - 1,
+            data: data.into(),
+        });
+        Ok(Response::new(chain::GetCommitmentsResponse { commitments: commitments.collect() }))
+    }
+
+    async fn submit_intent(
+        &self,
+        request: Request<chain::SubmitIntentRequest>,
+    ) -> Answer<chain::Intent> {
+        let chain::SubmitIntentRequest { key: Some(key), payload: Some(payload) } =
+            request.into_inner()
+        else {
+            return Err(Status::invalid_argument("key and payload"));
+        };
+        let name = (key.round, key.kind.clone());
+        let mut book = self.shared.book.lock().unwrap();
+        book.submitted.push((name.clone(), payload.clone()));
+        if self.shared.fault == Fault::RefusesWeights && key.kind == "weights" {
+            return Err(Status::failed_precondition("superseded by a newer round"));
+        }
+        let (known, asked) = book.intents.entry(name).or_insert((payload.clone(), 0));
+        if *known != payload {
+            return Err(Status::already_exists("another payload under the same key"));
+        }
+        Ok(Response::new(intent(key, *asked)))
+    }
+
+    async fn get_intent(&self, request: Request<chain::GetIntentRequest>) -> Answer<chain::Intent> {
+        let key = request.into_inner().key.ok_or_else(|| Status::invalid_argument("key"))?;
+        let name = (key.round, key.kind.clone());
+        let mut book = self.shared.book.lock().unwrap();
+        if self.shared.fault == Fault::Forgetful && !book.forgotten.contains(&name) {
+            book.intents.remove(&name);
+            book.forgotten.push(name);
+            return Err(Status::not_found("no such intent"));
+        }
+        let lands = self.shared.fault != Fault::NeverLands;
+        let Some((_, asked)) = book.intents.get_mut(&name) else {
+            return Err(Status::not_found("no such intent"));
+        };
+        *asked += u32::from(lands);
+        Ok(Response::new(intent(key, *asked)))
+    }
+
+    async fn sign(&self, request: Request<chain::SignRequest>) -> Answer<chain::SignResponse> {
+        let message = match request.into_inner().purpose {
+            Some(Purpose::ModelHash(hash)) => hash.into_bytes(),
+            Some(Purpose::RecordDigest(digest)) => [b"connito.record.v1:", &digest[..]].concat(),
+            Some(Purpose::PeerDigest(_)) | None => {
+                return Err(Status::invalid_argument("not a scheduler's purpose"));
+            }
+        };
+        let signature = keypair(self.shared.seed).sign_simple(b"substrate", &message);
+        let signature = signature.to_bytes().to_vec().into();
+        Ok(Response::new(chain::SignResponse { signature }))
+    }
+}
+
+/// An intent that lands while it is asked about.
+fn intent(key: chain::IntentKey, asked: u32) -> chain::Intent {
+    let state = match asked {
+        0 => IntentState::Recorded,
+        1 => IntentState::Submitted,
+        2 => IntentState::Included,
+        _ => IntentState::Done,
+    };
+    let (extrinsic_hash, block) = match asked {
+        0 => (Vec::new(), 0),
+        1 => (vec![7; 32], 0),
+        _ => (vec![7; 32], key.round),
+    };
+    let extrinsic_hash = extrinsic_hash.into();
+    chain::Intent {
+        key: Some(key),
+        state: state.into(),
+        extrinsic_hash,
+        block,
+        ..Default::default()
+    }
+}

@@ -1,0 +1,14 @@
+//! The scheduler over real gRPC, between a fake chain service and a fake merger.
+#![cfg(test)]
+
+mod chain;
+mod jobs;
+mod leading;
+mod merge;
+mod outages;
+mod process;
+mod record;
+mod refused;
+mod round;
+mod subnet;
+mod world;

@@ -1,0 +1,67 @@
+//! Who is in the subnet, and what they put on chain.
+
+use domain::{
+    BlockNumber, ExpertGroup, GlobalVersion, Hotkey, MinerCommitment, ModelHash, Neuron,
+    SignedHashCommitment, Uid, ValidatorCommitment,
+};
+use proto::chain::v1 as chain;
+use schnorrkel::{ExpansionMode, Keypair, MiniSecretKey};
+
+/// Blocks of a cycle in the tests: nine phases of four.
+pub(crate) const CYCLE: u64 = 36;
+/// The validator under test.
+pub(crate) const ME: u8 = 1;
+/// Another validator.
+pub(crate) const OTHER: u8 = 2;
+/// Miners, from UID 2 on. The last one commits garbage.
+pub(crate) const MINERS: [u8; 4] = [10, 11, 12, 13];
+/// Version of the model that everybody starts with.
+pub(crate) const BASE_VERSION: u64 = 4;
+
+pub(crate) fn keypair(seed: u8) -> Keypair {
+    MiniSecretKey::from_bytes(&[seed; 32]).unwrap().expand_to_keypair(ExpansionMode::Ed25519)
+}
+
+pub(crate) fn hotkey(seed: u8) -> Hotkey {
+    Hotkey::from_public_key(keypair(seed).public.to_bytes())
+}
+
+/// Everybody, as of `block`: the validators first, then the miners.
+pub(crate) fn neurons(block: u64) -> Vec<chain::Neuron> {
+    let neuron = |(seed, uid): (u8, u16)| Neuron {
+        uid: Uid(uid),
+        hotkey: hotkey(seed),
+        coldkey: None,
+        axon: format!("127.0.0.1:{}", 8000 + uid),
+        stake: if uid < 2 { 1_000_000 } else { 0 },
+        incentive: 0,
+        validator_permit: uid < 2,
+        last_update: BlockNumber(block),
+        registered_at: BlockNumber(0),
+    };
+    [ME, OTHER].into_iter().chain(MINERS).zip(0..).map(neuron).map(Into::into).collect()
+}
+
+/// After MinerCommit1: seeds of the validators (this one's as it was written), signatures of miners.
+pub(crate) fn first_commitments(own: Option<Vec<u8>>) -> Vec<(u8, Vec<u8>)> {
+    let seed = ValidatorCommitment { seed: Some(6), ..Default::default() };
+    let signed = SignedHashCommitment { signature: Some("sig".to_owned()) };
+    let signed = signed.to_json().unwrap().into_bytes();
+    let miners = MINERS[..3].iter().map(|miner| (*miner, signed.clone()));
+    let own = own.map(|own| (ME, own));
+    own.into_iter().chain([(OTHER, seed.to_json().unwrap().into_bytes())]).chain(miners).collect()
+}
+
+/// After MinerCommit2: what the miners reveal, and garbage.
+pub(crate) fn second_commitments() -> Vec<(u8, Vec<u8>)> {
+    let revealed = |miner: &u8| {
+        let commitment = MinerCommitment {
+            model_hash: Some(ModelHash([*miner; 24])),
+            version: Some(GlobalVersion(BASE_VERSION)),
+            group: Some(ExpertGroup(0)),
+            ..Default::default()
+        };
+        (*miner, commitment.to_json().unwrap().into_bytes())
+    };
+    MINERS[..3].iter().map(revealed).chain([(MINERS[3], b"garbage".to_vec())]).collect()
+}
