@@ -38,6 +38,10 @@ pub struct Config {
     #[config(default = 102)]
     pub netuid: u16,
 
+    /// Public address of this validator's gateway, as `203.0.113.7:8091`: announced on the chain at
+    /// start where the chain has another one. Nothing is announced without it.
+    pub axon: Option<SocketAddr>,
+
     /// Mechanism of the subnet that weights are set for.
     #[config(default = 0)]
     pub mechanism: u8,
@@ -134,6 +138,7 @@ impl Config {
             endpoints: Vec::new(),
             genesis_hash: None,
             netuid: 102,
+            axon: None,
             mechanism: 0,
             wallet_path: "~/.bittensor/wallets".into(),
             coldkey: "default".to_owned(),

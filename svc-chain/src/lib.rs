@@ -142,6 +142,9 @@ impl Service {
                 () = shutdown.cancelled() => return Ok(()),
                 seen = first => health.set(SERVICE_NAME, seen),
             }
+            if let Some(axon) = config.axon {
+                announce(&outbox, &newest, axon).await;
+            }
             shutdown.cancelled().await;
             anyhow::Ok(())
         };
@@ -149,6 +152,21 @@ impl Service {
             served = kit::serve(server, shutdown.clone()) => served,
             Err(error) = work => Err(error),
         }
+    }
+}
+
+/// Records the intent to announce `axon`; the outbox finds out whether the chain has it already.
+async fn announce(
+    outbox: &Outbox,
+    newest: &watch::Receiver<Option<chain::Block>>,
+    axon: SocketAddr,
+) {
+    let block = newest.borrow().as_ref().map_or(0, |block| block.number.0);
+    let key = outbox::Key { round: domain::RoundId(block), kind: outbox::Kind::Axon };
+    let payload = outbox::Payload::Axon { ip: axon.ip(), port: axon.port() };
+    match outbox.submit(key, payload).await {
+        Ok(_) => info!(%axon, "the address is announced where the chain has another one"),
+        Err(error) => warn!(%error, %axon, "the address could not be announced"),
     }
 }
 

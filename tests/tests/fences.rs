@@ -1,5 +1,7 @@
 //! Which crate may stand on which: arrows point one way, and heavy crates stay in their room.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::{collections::BTreeMap, process::Command};
 
 use serde_json::Value;
@@ -27,7 +29,8 @@ fn dependencies() -> BTreeMap<String, Vec<String>> {
 
 #[test]
 fn no_service_depends_on_another_service() {
-    for (package, uses) in dependencies().iter().filter(|(package, _)| package.starts_with("svc-")) {
+    for (package, uses) in dependencies().iter().filter(|(package, _)| package.starts_with("svc-"))
+    {
         let services: Vec<_> = uses.iter().filter(|name| name.starts_with("svc-")).collect();
         assert!(services.is_empty(), "{package} depends on {services:?}");
     }
@@ -56,7 +59,8 @@ fn libtorch_is_named_in_one_crate_and_the_chain_client_in_two() {
 #[test]
 fn shared_crates_stand_on_the_domain_and_not_on_services() {
     let all = dependencies();
-    for package in ["domain", "checkpoint", "model", "kit", "store", "proto", "devchain", "testkit"] {
+    for package in ["domain", "checkpoint", "model", "kit", "store", "proto", "devchain", "testkit"]
+    {
         let up: Vec<_> = all[package]
             .iter()
             .filter(|name| name.starts_with("svc-") || *name == "connito")

@@ -1,6 +1,8 @@
 //! The same subnet with every service as its own process, on Redis: one trace through all of them,
 //! nothing listening but on loopback, and each of them killed in mid-cycle.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use connito::demo::{Args, Closed, Plan, Report, SERVICES, Service, Subnet, Watched, check};
@@ -106,7 +108,7 @@ async fn each_service_killed_in_mid_cycle_loses_nothing_and_doubles_nothing() {
     let closed = play(&plan, &mut subnet, 3, async |subnet, _, cycle, phase| {
         for (n, (in_cycle, in_phase, service)) in KILLS.into_iter().enumerate() {
             if (cycle, phase) == (in_cycle, in_phase) && killed.insert(n) {
-                println!("cycle {cycle}, {phase}: killing {service} of validator 0");
+                eprintln!("cycle {cycle}, {phase}: killing {service} of validator 0");
                 subnet.kill(0, service).await.unwrap();
                 tokio::time::sleep(std::time::Duration::from_millis(500)).await;
                 subnet.restart(0, service).unwrap();

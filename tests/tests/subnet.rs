@@ -1,5 +1,7 @@
 //! A whole subnet in one process: two validators, five miners, a chain, three cycles.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use connito::demo::{Args, Report, run};
 use kit::Shutdown;
 
@@ -88,7 +90,14 @@ fn the_file_says_the_same(args: &Args, report: &Report) {
     assert_eq!(json["cycles"].as_array().unwrap().len(), 3);
     let first = &json["cycles"][0]["validators"][0];
     assert_eq!(first["model_hash"], report.cycles[0].validators[0].model_hash.as_str());
-    for key in ["hotkey", "baseline_before", "baseline_after", "weights", "weight_extrinsics", "degradations"] {
+    for key in [
+        "hotkey",
+        "baseline_before",
+        "baseline_after",
+        "weights",
+        "weight_extrinsics",
+        "degradations",
+    ] {
         assert!(!first[key].is_null(), "{key} is missing");
     }
     for key in ["uid", "hotkey", "behaviour", "outcome", "reason", "loss", "score"] {

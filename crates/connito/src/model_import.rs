@@ -71,8 +71,13 @@ pub(crate) async fn import(
     let manifest = tokio::task::spawn_blocking(move || -> anyhow::Result<Manifest> {
         let hub = HubModel::open(&source)?;
         let config = hub.config().clone();
-        let publication =
-            Publication { global_version: version, expert_group: group, parent: None, config, groups };
+        let publication = Publication {
+            global_version: version,
+            expert_group: group,
+            parent: None,
+            config,
+            groups,
+        };
         Ok(publish_model(&target, &hub, publication)?)
     });
     let manifest = manifest.await.context("the import panicked")??;

@@ -104,7 +104,8 @@ pub(crate) fn status(connection: &Connection) -> anyhow::Result<()> {
         }
         text += &format!("{table}\n");
         for write in &round.writes {
-            text += &format!("write      {} {} {}\n", write.kind, write.state, write.extrinsic_hash);
+            text +=
+                &format!("write      {} {} {}\n", write.kind, write.state, write.extrinsic_hash);
         }
         for degradation in &round.degradations {
             text += &format!(
@@ -142,7 +143,8 @@ pub(crate) fn round(command: &RoundCommand) -> anyhow::Result<()> {
             write_out(&lines.concat());
         }
         RoundCommand::Show { connection, round } => {
-            let json = ask(connection, async |mut client: Client| record(&mut client, *round).await)?;
+            let json =
+                ask(connection, async |mut client: Client| record(&mut client, *round).await)?;
             let value: Value = serde_json::from_str(&json).context("the record is no JSON")?;
             write_out(&format!("{value:#}\n"));
         }
@@ -151,14 +153,14 @@ pub(crate) fn round(command: &RoundCommand) -> anyhow::Result<()> {
 }
 
 pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
-    let json = ask(&args.connection, async |mut client: Client| {
-        record(&mut client, args.round).await
-    })?;
+    let json =
+        ask(&args.connection, async |mut client: Client| record(&mut client, args.round).await)?;
     let value: Value = serde_json::from_str(&json).context("the record is no JSON")?;
     let record = &value["record"];
     let miners = record["miners"].as_array().context("the record has no miners")?;
+    let uid: Option<u64> = args.miner.parse().ok();
     let miner = miners.iter().find(|miner| {
-        miner["hotkey"] == args.miner.as_str() || miner["uid"].to_string() == args.miner
+        miner["hotkey"] == args.miner.as_str() || (uid.is_some() && miner["uid"].as_u64() == uid)
     });
     let miner = miner.with_context(|| {
         format!("miner {} is not in the record of round {}", args.miner, record["round"])
@@ -242,7 +244,8 @@ pub(crate) fn doctor(config: Option<&Path>) -> anyhow::Result<()> {
                 home.as_deref(),
             );
             if !wallet.exists() {
-                problems.push(format!("no hotkey at {}: set `chain.wallet_path`", wallet.display()));
+                problems
+                    .push(format!("no hotkey at {}: set `chain.wallet_path`", wallet.display()));
             }
             let evaluator = &config.evaluator;
             for path in [&evaluator.tokenizer, &evaluator.corpus, &evaluator.held_out] {

@@ -88,6 +88,6 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<()> {
     let admin = config.scheduler.admin_addr;
     let common = config.common.clone();
     kit::run("connito", &common, admin, async move |shutdown| {
-        Validator::run(config, shutdown).await
+        Box::pin(Validator::run(config, shutdown)).await
     })
 }

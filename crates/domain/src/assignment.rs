@@ -31,12 +31,12 @@ pub fn combined_seed<K: AsRef<str>>(seeds: &[(K, u64)]) -> CombinedSeed {
 }
 
 /// The seed that the evaluation batches of a round are drawn from: SHA-256 of the combined seed's
-/// hex text followed by the 32 bytes of the freeze block's hash.
+/// hex text followed by the 32 bytes of the hash of MinerCommit2's last block.
 ///
 /// This derivation is ours: the protocol only asks that batches follow from the round's seed. The
-/// block hash is in it so that no validator knows the batches when it commits its seed.
-pub fn evaluation_seed(combined: &CombinedSeed, freeze: &BlockHash) -> Seed {
-    let hash = Sha256::new().chain_update(combined.to_hex()).chain_update(freeze.0);
+/// block hash is in it so that nobody knows the batches before the models are revealed.
+pub fn evaluation_seed(combined: &CombinedSeed, block: &BlockHash) -> Seed {
+    let hash = Sha256::new().chain_update(combined.to_hex()).chain_update(block.0);
     Seed(hash.finalize().into())
 }
 

@@ -315,3 +315,25 @@ async fn a_whole_round_is_written_on_every_saved_runtime_of_the_live_chain() {
         service.stop().await;
     }
 }
+
+#[tokio::test]
+async fn the_configured_address_is_announced_at_start_and_not_again_at_the_next() {
+    let chain = rig::start(rig::genesis()).await;
+    let axon = "8.8.8.8:8091".parse().unwrap();
+    let config = || Config { axon: Some(axon), ..rig::config(&chain) };
+    let service = Running::start(config(), &Store::in_memory()).await;
+    for _ in 0..200 {
+        if chain.axon(rig::alice()).await.unwrap() == Some(axon) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(chain.axon(rig::alice()).await.unwrap(), Some(axon));
+    service.stop().await;
+
+    let again = Running::start(config(), &Store::in_memory()).await;
+    let head = chain.head().await.unwrap();
+    chain.wait_for_block(head.number + 4).await.unwrap();
+    again.stop().await;
+    assert_eq!(chain.extrinsics().await.unwrap().len(), 1);
+}

@@ -15,16 +15,14 @@ use std::{
 };
 
 use anyhow::Context as _;
-use kit::{Common, Shutdown};
-
 pub use check::check;
+use kit::{Common, Shutdown};
 pub use report::{Cycle, MinerReport, Report, ValidatorReport};
+use screen::Screen;
 pub use setup::{Behaviours, Plan};
 pub use subnet::{Subnet, Watched};
 pub use validators::{SERVICES, Service};
 pub use watch::{Closed, News};
-
-use screen::Screen;
 
 /// Arguments of `connito demo`.
 #[derive(Debug, Clone, clap::Args)]
@@ -124,7 +122,7 @@ fn working_folder(keep: Option<&Path>) -> anyhow::Result<(PathBuf, Option<tempfi
 pub async fn run(args: &Args, folder: &Path, shutdown: Shutdown) -> anyhow::Result<Report> {
     let started = tokio::time::Instant::now();
     let plan = Plan::new(args, folder);
-    let mut screen = Screen::new(plan.schedule.clone());
+    let mut screen = Screen::new(plan.schedule);
     screen.say("setting up keys, texts and a random model …");
     let mut subnet = Subnet::start(plan.clone(), shutdown.child()).await?;
     screen.introduce(&plan);

@@ -83,7 +83,10 @@ impl Screen {
         let Some(round) = &view.round else { return };
         if news.frozen {
             let roster = round.miners.iter().filter(|miner| miner.may_upload).count();
-            self.event(who, &format!("froze the round: {roster} of {} miners may submit", round.miners.len()));
+            self.event(
+                who,
+                &format!("froze the round: {roster} of {} miners may submit", round.miners.len()),
+            );
         }
         for miner in &news.miners {
             if let Some(line) = miner_line(miner, round.baseline) {
@@ -105,7 +108,8 @@ impl Screen {
             let hash = short(&write.extrinsic_hash);
             let what = match write.kind.as_str() {
                 "weights" => {
-                    let weights = round.weights.iter().map(|w| format!("uid {} {:.3}", w.uid, w.value));
+                    let weights =
+                        round.weights.iter().map(|w| format!("uid {} {:.3}", w.uid, w.value));
                     format!("weights {}", weights.collect::<Vec<_>>().join(", "))
                 }
                 kind => kind.replace('_', " "),
@@ -121,7 +125,8 @@ impl Screen {
             self.event(who, &style(line).yellow().to_string());
         }
         if let Some(closed) = &news.closed {
-            let number = |loss: Option<f64>| loss.map_or("?".to_owned(), |loss| format!("{loss:.4}"));
+            let number =
+                |loss: Option<f64>| loss.map_or("?".to_owned(), |loss| format!("{loss:.4}"));
             self.event(
                 who,
                 &style(format!(
@@ -161,7 +166,8 @@ impl Screen {
         }
         for cycle in &report.cycles {
             write_out(&format!("\n{}\n", style(format!("Cycle {}", cycle.cycle)).bold()));
-            let mut table = new_table(["validator", "held-out loss", "", "model", "weights on chain"]);
+            let mut table =
+                new_table(["validator", "held-out loss", "", "model", "weights on chain"]);
             for validator in &cycle.validators {
                 let number = |loss: Option<f64>| loss.map_or("?".to_owned(), |l| format!("{l:.4}"));
                 let weights: Vec<String> =
@@ -181,7 +187,8 @@ impl Screen {
             write_out(&format!("{table}\n"));
             let mut table = new_table(["uid", "behaviour", "outcome", "reason", "loss", "score"]);
             for miner in &cycle.miners {
-                let number = |value: Option<f64>| value.map_or(String::new(), |v| format!("{v:.4}"));
+                let number =
+                    |value: Option<f64>| value.map_or(String::new(), |v| format!("{v:.4}"));
                 table.add_row([
                     Cell::new(miner.uid).set_alignment(CellAlignment::Right),
                     Cell::new(&miner.behaviour),

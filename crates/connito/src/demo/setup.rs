@@ -18,7 +18,7 @@ use super::Args;
 use crate::miner::Behaviour;
 
 /// Lengths of the phases of a demonstration, in blocks.
-const PHASES: [u64; 9] = [6, 44, 8, 8, 16, 16, 24, 8, 10];
+const PHASES: [u64; 9] = [6, 40, 8, 12, 16, 16, 24, 8, 10];
 /// The subnet, as on the live chain.
 pub(super) const NETUID: u16 = 102;
 /// Expert groups of the model; the validators evaluate the first.
@@ -240,7 +240,6 @@ pub(super) fn validator_config(
     store: &str,
 ) -> String {
     let [chain_port, scheduler, evaluator, gateway, peer] = ports.grpc;
-    let folder = player.folder.display();
     let mut text = common(plan, player, store);
     let _ = write!(
         text,
@@ -250,6 +249,7 @@ peer_url = "http://127.0.0.1:{peer}"
 "#
     );
     text += &chain_section(player, chain_port, chain);
+    let _ = writeln!(text, "axon = \"127.0.0.1:{}\"", ports.http);
     let block_ms = plan.block_time.as_millis();
     let _ = write!(
         text,
@@ -296,7 +296,7 @@ hello_interval = "200ms"
         model = plan.model().display(),
         corpus = plan.corpus().display(),
     );
-    text.replace("{folder}", &folder.to_string())
+    text
 }
 
 /// The configuration file of a miner's own chain service.

@@ -79,7 +79,7 @@ impl Subnet {
         for _ in &plan.validators {
             ports.push(Ports::free()?);
         }
-        let chain = start_chain(&plan, &ports).await?;
+        let chain = start_chain(&plan).await?;
         let mut hosts = Vec::new();
         for (player, ports) in plan.validators.iter().zip(ports) {
             let store = match &redis {
@@ -129,7 +129,10 @@ impl Subnet {
 
     /// What is new in a validator's state.
     pub fn take_in(&mut self, validator: usize, view: &RoundView) -> News {
-        self.watchers.get_mut(validator).map(|watcher| watcher.take_in(validator, view)).unwrap_or_default()
+        self.watchers
+            .get_mut(validator)
+            .map(|watcher| watcher.take_in(validator, view))
+            .unwrap_or_default()
     }
 
     /// URL of a validator's gateway.
@@ -159,7 +162,7 @@ impl Subnet {
 
     /// Stops everything.
     pub async fn stop(self) {
-        self.miners.cancel();
+        self.miners.drain(Duration::from_secs(10)).await;
         for (host, player) in self.hosts.into_iter().zip(&self.plan.validators) {
             host.stop(player.folder.join("logs")).await;
         }
@@ -178,11 +181,10 @@ async fn import(plan: &Plan, player: &Player) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn start_chain(plan: &Plan, ports: &[Ports]) -> anyhow::Result<DevChain> {
-    let validators = plan.validators.iter().zip(ports).map(|(player, ports)| GenesisNeuron {
-        axon: Some(SocketAddr::from(([127, 0, 0, 1], ports.http))),
-        ..GenesisNeuron::validator(*player.hotkey.public_key(), STAKE)
-    });
+async fn start_chain(plan: &Plan) -> anyhow::Result<DevChain> {
+    // Validators announce their address themselves.
+    let validator = |player: &Player| GenesisNeuron::validator(*player.hotkey.public_key(), STAKE);
+    let validators = plan.validators.iter().map(validator);
     // A checkpoint without an address is not usable (protocol, section 4): miners announce one.
     let miners = plan.miners.iter().map(|player| GenesisNeuron {
         axon: Some(SocketAddr::from(([127, 0, 0, 1], 9000 + player.uid))),
@@ -228,7 +230,7 @@ async fn start_miner(
         options: TrainOptions { steps: (steps as usize).max(1), ..TrainOptions::default() },
         seed: plan.seed_of(&player.name),
         device: Device::Cpu,
-        format: if n % 2 == 0 { Format::Pt } else { Format::Safetensors },
+        format: if n.is_multiple_of(2) { Format::Pt } else { Format::Safetensors },
         loot: plan.folder.join("loot"),
         poll: (plan.block_time / 2).max(Duration::from_millis(50)),
     };

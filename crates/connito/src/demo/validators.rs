@@ -60,7 +60,11 @@ impl Host {
         for port in host.ports.grpc.into_iter().chain([host.ports.http]) {
             let addr = ([127, 0, 0, 1], port).into();
             if let Err(error) = testkit::connects(addr, START).await {
-                return Err(error.context(format!("{} did not come up{}", player.name, host.words())));
+                return Err(error.context(format!(
+                    "{} did not come up{}",
+                    player.name,
+                    host.words()
+                )));
             }
         }
         Ok(host)

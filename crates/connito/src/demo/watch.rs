@@ -81,9 +81,7 @@ impl Watcher {
         news.writes = landed.cloned().collect();
         let seen = old.as_ref().map_or(0, |old| old.degradations.len());
         news.degradations = round.degradations.iter().skip(seen).cloned().collect();
-        if round.stage() == RoundStage::Closed
-            && self.closed.insert(round.cycle, ()).is_none()
-        {
+        if round.stage() == RoundStage::Closed && self.closed.insert(round.cycle, ()).is_none() {
             let model_hash = view.base.as_ref().map(|base| base.model_hash.clone());
             news.closed = Some(Closed {
                 validator,

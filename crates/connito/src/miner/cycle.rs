@@ -20,7 +20,8 @@ use kit::Shutdown;
 use model::GroupExperts;
 use proto::chain::v1::{
     CommitmentPayload, GetBlockRequest, GetCommitmentsRequest, GetIntentRequest,
-    GetMetagraphRequest, IntentKey, IntentState, SubmitIntentRequest, submit_intent_request::Payload,
+    GetMetagraphRequest, IntentKey, IntentState, SubmitIntentRequest,
+    submit_intent_request::Payload,
 };
 use schnorrkel::signing_context;
 
@@ -39,6 +40,16 @@ pub struct Miner {
     hotkey: Hotkey,
     chain: Chain,
     voice: Voice,
+    shutdown: Shutdown,
+}
+
+/// Tells blocking work to end when whoever waits for it goes away.
+struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A validator as a miner sees it.
@@ -55,13 +66,15 @@ impl Miner {
         group: ExpertGroup,
         chain: Chain,
         voice: Voice,
+        shutdown: Shutdown,
     ) -> Self {
         let hotkey = Hotkey::from_public_key(config.key.public.to_bytes());
-        Self { config, experts, group, hotkey, chain, voice }
+        Self { config, experts, group, hotkey, chain, voice, shutdown }
     }
 
     /// Works cycle after cycle until `shutdown`.
-    pub(super) async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let shutdown = self.shutdown.clone();
         let mut next = 0;
         while !shutdown.is_cancelled() {
             let work = async {
@@ -175,11 +188,12 @@ impl Miner {
 
     async fn craft(&self, base: &Base, cycle: u64) -> anyhow::Result<Crafted> {
         let (base, config, experts) = (base.clone(), self.config.clone(), self.experts.clone());
-        let stop = Arc::new(AtomicBool::new(false));
-        let asked = Arc::clone(&stop);
+        let stop = StopOnDrop(Arc::new(AtomicBool::new(false)));
+        let asked = Arc::clone(&stop.0);
         let work = tokio::task::spawn_blocking(move || {
-            let train =
-                || craft::trained(&base, &config, &experts, cycle, || asked.load(Ordering::Relaxed));
+            let train = || {
+                craft::trained(&base, &config, &experts, cycle, || asked.load(Ordering::Relaxed))
+            };
             match config.behaviour {
                 Behaviour::Honest | Behaviour::Absent => train(),
                 Behaviour::Nan => craft::poisoned(&train()?, &config.folder, config.format),
@@ -188,15 +202,17 @@ impl Miner {
                 }
             }
         });
+        // A process must not end in the middle of a computation: the shutdown waits for it.
+        let work = self.shutdown.spawn(work);
         tokio::pin!(work);
         let crafted = tokio::select! {
             done = &mut work => done,
             _ = self.reach(cycle, Phase::MinerCommit1) => {
-                stop.store(true, Ordering::Relaxed);
+                stop.0.store(true, Ordering::Relaxed);
                 work.await
             }
         };
-        let crafted = crafted.context("the training panicked")??;
+        let crafted = crafted?.context("the training panicked")??;
         if self.config.behaviour != Behaviour::Copy {
             self.voice.say(cycle, crafted.story.clone());
         }
@@ -256,7 +272,8 @@ impl Miner {
         loop {
             let outcome = door.client.submit(&crafted.path, crafted.hash).await?;
             // The gateway opens a block or two after the phase begins.
-            let early = matches!(outcome.reason.as_str(), "not_submission_phase" | "uploads_closed");
+            let early =
+                matches!(outcome.reason.as_str(), "not_submission_phase" | "uploads_closed");
             if !early {
                 let what = match outcome.is_stored() {
                     true => format!("submitted to {}", door.name),
@@ -333,7 +350,9 @@ impl Miner {
         loop {
             match intent.state() {
                 IntentState::Done => return Ok(()),
-                IntentState::Failed => anyhow::bail!("{kind}: {} ({})", intent.detail, intent.reason),
+                IntentState::Failed => {
+                    anyhow::bail!("{kind}: {} ({})", intent.detail, intent.reason)
+                }
                 IntentState::Unspecified
                 | IntentState::Recorded
                 | IntentState::Submitted

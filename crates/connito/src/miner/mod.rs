@@ -13,13 +13,12 @@ mod cycle;
 use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+pub use cycle::Miner;
 use domain::{ExpertGroup, Seed};
 use kit::{Channel, Shutdown};
 use model::{Device, train::TrainOptions};
 use proto::chain::v1::chain_service_client::ChainServiceClient;
 use tokio::sync::mpsc;
-
-pub use cycle::Miner;
 
 /// What a miner does with the model it downloaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
@@ -149,5 +148,5 @@ pub async fn run(
         .with_context(|| format!("read the expert group {}", config.group.display()))?;
     let group_id: ExpertGroup = group.config.group_id;
     tokio::fs::create_dir_all(&config.folder).await.context("make the miner's folder")?;
-    Miner::new(config, group.experts, group_id, chain, voice).run(shutdown).await
+    Miner::new(config, group.experts, group_id, chain, voice, shutdown).run().await
 }

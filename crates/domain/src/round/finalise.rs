@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Cause, DegradationKind, JobKind, JobState, MergePlan, Miner, Policy, Round, Verdict, WeightPolicy,
+    Cause, DegradationKind, JobKind, JobState, MergePlan, Miner, Policy, Round, Verdict,
+    WeightPolicy,
 };
 use crate::{
-    BlockNumber, CycleIndex, GlobalVersion, History, Hotkey, Judgement, Phase, Reason, Uid, Weights,
-    averages, rank_round,
+    BlockNumber, CycleIndex, GlobalVersion, History, Hotkey, Judgement, Phase, Reason, Uid,
+    Weights, averages, rank_round,
 };
 
 /// Ends the evaluation of `round`: scores, history, weights.
@@ -30,7 +31,8 @@ pub(super) fn finalise(
         miner.reason = match judgements.get(hotkey) {
             Some(Judgement::Failed(reason)) => Some(*reason),
             Some(Judgement::Raw(_)) if scores.is_duplicate(hotkey) => Some(Reason::Duplicate),
-            Some(Judgement::Raw(_)) | None => None,
+            Some(Judgement::Raw(_)) => None,
+            None => miner.committed.is_some().then_some(Reason::NotSubmitted),
         };
     }
     cancel_scoring(round);
@@ -80,9 +82,12 @@ fn judge(round: &mut Round, block: BlockNumber) -> BTreeMap<Hotkey, Judgement> {
 /// Why a miner without a submission scores 0; none when the round says nothing about it. What was
 /// refused counts for everyone, what is missing only for those that are this validator's to
 /// evaluate first: the others may have been busy elsewhere.
+/// A refusal without a reason of the domain says nothing about the file: a slow or broken
+/// connection, say.
 fn fault(miner: &Miner) -> Option<Reason> {
-    if let Some(refused) = &miner.refused {
-        return Some(reason(&refused.reason)).filter(|reason| reason.is_miners_fault());
+    let refused = miner.refused.as_ref().and_then(|cause| cause.reason.parse().ok());
+    if let Some(reason) = refused.filter(|reason: &Reason| reason.is_miners_fault()) {
+        return Some(reason);
     }
     if !miner.assigned {
         return None;

@@ -97,7 +97,8 @@ pub(super) fn freeze(
     let (seeds, unread) = validator_seeds(&first, &neurons);
     let hotkeys: BTreeSet<Hotkey> = neurons.iter().map(|n| n.hotkey.clone()).collect();
     if !hotkeys.contains(me) {
-        let detail = format!("{me} is not registered, has no permit, or set no weights for a cycle");
+        let detail =
+            format!("{me} is not registered, has no permit, or set no weights for a cycle");
         round.degrade(DegradationKind::NotAValidator, detail, block);
     }
     if seeds.iter().all(|(_, seed)| *seed == 0) {

@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Baseline, Cause, DegradationKind, Job, JobKind, JobState, MergeOutcome, ModelRef, Policy, Rejection, Reply,
-    Round, Stage, State, Submission, Verdict,
+    Baseline, Cause, DegradationKind, Job, JobKind, JobState, MergeOutcome, ModelRef, Policy,
+    Rejection, Reply, Round, Stage, State, Submission, Verdict,
 };
 use crate::{BlockNumber, ExpertGroup, Hotkey, Phase, Reason, RoundId, Seed, compare, mean};
 
@@ -141,9 +141,9 @@ pub(super) fn on_lease(state: &mut State, worker: String, policy: &Policy) -> Re
     let Some(seed) = round.frozen.as_ref().map(|frozen| frozen.seed) else {
         return Reply::Granted(None);
     };
-    let next = round.queue().find(|kind| {
-        round.jobs.get(&kind.id()).is_some_and(|job| job.state == JobState::Queued)
-    });
+    let next = round
+        .queue()
+        .find(|kind| round.jobs.get(&kind.id()).is_some_and(|job| job.state == JobState::Queued));
     let Some(kind) = next else { return Reply::Granted(None) };
     let merged = round.merge.as_ref().and_then(MergeOutcome::model);
     let model = match &kind {

@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Degradation, DegradationKind, Cause, Finished, FreezeInputs, JobGrant, JobKind, MergeOutcome,
-    ModelRef, Payload, Policy, Record, Round, Stage, State, Submission, WriteKind, WriteStatus, finalise,
-    freeze, jobs, writes,
+    Cause, Degradation, DegradationKind, Finished, FreezeInputs, JobGrant, JobKind, MergeOutcome,
+    ModelRef, Payload, Policy, Record, Round, Stage, State, Submission, WriteKind, WriteStatus,
+    finalise, freeze, jobs, writes,
 };
 use crate::{BlockHash, BlockNumber, GlobalVersion, Hotkey, ModelHash, Phase, RoundId};
 
@@ -403,7 +403,8 @@ fn close(state: &mut State, policy: &Policy) {
         state.base = model.clone();
     }
     round.stage = Stage::Closed;
-    let record = Effect::Record(Box::new(Record::of(round, &state.hotkey, &state.history, policy, block)));
+    let record =
+        Effect::Record(Box::new(Record::of(round, &state.hotkey, &state.history, policy, block)));
     state.effects.insert(record.id(), record);
 }
 

@@ -25,7 +25,7 @@ pub use machine::{Effect, Event, MergePlan, Rejection, Reply, apply};
 pub use policy::{Policy, PolicyError, WeightPolicy};
 pub use record::{MinerRecord, Record};
 pub use state::{
-    Baseline, Committed, Degradation, DegradationKind, Cause, Job, JobKind, JobState, MergeOutcome,
+    Baseline, Cause, Committed, Degradation, DegradationKind, Job, JobKind, JobState, MergeOutcome,
     MergeResult, Miner, ModelRef, Payload, Round, Stage, State, Submission, Verdict, Write,
     WriteKind, WriteState, WriteStatus,
 };

@@ -1,8 +1,8 @@
 //! What a round writes to the chain, and when.
 
 use super::{
-    Degradation, DegradationKind, Effect, MergeOutcome, ModelRef, Payload, Policy, Rejection, Reply, Round,
-    Stage, State, Write, WriteKind, WriteState, WriteStatus, machine::write_id,
+    Degradation, DegradationKind, Effect, MergeOutcome, ModelRef, Payload, Policy, Rejection,
+    Reply, Round, Stage, State, Write, WriteKind, WriteState, WriteStatus, machine::write_id,
 };
 use crate::{
     BlockNumber, CommitmentError, ExpertGroup, Phase, RoundId, SignedHashCommitment,
