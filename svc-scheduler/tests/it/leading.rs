@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use domain::JobState;
 use proto::scheduler::v1::{
     GetRoundRequest, LeaseJobRequest, ReportSubmissionRequest, RoundStage, WatchRoundRequest,
 };
@@ -10,7 +11,8 @@ use tonic::Code;
 
 use crate::{
     record::verified,
-    world::{LONG, ROUND, World, degraded, miner, round, submission, written},
+    subnet,
+    world::{LONG, ROUND, World, degraded, measured, miner, round, submission, written},
 };
 
 #[tokio::test]
@@ -77,6 +79,33 @@ async fn a_leader_that_was_frozen_past_its_lease_finds_out_and_changes_nothing()
 }
 
 #[tokio::test]
+async fn what_was_answered_or_shown_is_saved_already() {
+    let world = World::new().await;
+    let scheduler = world.leader().await;
+    world.frozen(&scheduler).await;
+    let store = store::Store::open(&world.common.store_url, &world.common.namespace).unwrap();
+    let saved = async || {
+        let bytes = store.get("scheduler/state").await.unwrap().unwrap();
+        serde_json::from_slice::<domain::State>(&bytes).unwrap()
+    };
+    for miner in [10, 11, 12] {
+        scheduler.report(miner).await.unwrap();
+        let state = saved().await;
+        let stored = &state.round.unwrap().miners[&subnet::hotkey(miner)];
+        assert!(stored.submission.is_some(), "{miner}");
+    }
+    while let Some(job) = scheduler.lease("worker").await {
+        let state = saved().await;
+        let kept = &state.round.unwrap().jobs[&job.job_id].state;
+        assert!(matches!(kept, JobState::Leased { fence, .. } if *fence == job.fence), "{kept:?}");
+        scheduler.finish(&job, measured(&job)).await.unwrap();
+        assert_eq!(saved().await.round.unwrap().jobs[&job.job_id].state, JobState::Done);
+        let shown = scheduler.view().await.unwrap();
+        assert!(saved().await.revision >= shown.revision);
+    }
+}
+
+#[tokio::test]
 async fn a_round_goes_on_over_the_crash_of_its_leader_at_every_stage() {
     let mut world = World::new().await;
     world.config.leader_ttl = Duration::from_secs(1);
@@ -95,7 +124,7 @@ async fn a_round_goes_on_over_the_crash_of_its_leader_at_every_stage() {
     let leader = world.leader().await;
     assert!(!leader.report(10).await.unwrap());
     assert_eq!(lost.traceparent, round(&opened).traceparent);
-    leader.finish(&lost, crate::world::measured(&lost)).await.unwrap();
+    leader.finish(&lost, measured(&lost)).await.unwrap();
     assert_eq!(leader.work().await, 1);
     world.chain.advance(24);
     leader.until("the merge", |v| round(v).stage() >= RoundStage::Merging).await;

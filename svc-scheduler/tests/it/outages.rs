@@ -1,13 +1,14 @@
 //! Chain services and mergers that go away, stutter, cannot read, or never end.
 
-use proto::scheduler::v1::RoundStage;
+use proto::scheduler::v1::{ReportSubmissionRequest, RoundStage};
+use testkit::RedisServer;
 use tonic::Code;
 
 use crate::{
     chain::Fault,
     merge::{Ending, merged_hash},
     record::verified,
-    world::{ROUND, World, base_hash, degraded, miner, round, written},
+    world::{ROUND, World, base_hash, degraded, miner, round, submission, written},
 };
 
 #[tokio::test]
@@ -71,6 +72,37 @@ async fn a_write_that_the_outage_met_is_made_after_it() {
     assert!(written(&view, "signed_hash") && written(&view, "model_hash"));
     world.chain.payload("signed_hash");
     world.chain.payload("model_hash");
+}
+
+#[tokio::test]
+async fn a_store_that_crashes_and_comes_back_in_mid_round_costs_the_round_nothing() {
+    let mut redis = RedisServer::start().await.unwrap();
+    let mut world = World::new().await;
+    world.common.store_url = redis.url();
+    let scheduler = world.leader().await;
+    let before = world.frozen(&scheduler).await;
+    assert!(scheduler.report(10).await.unwrap());
+    redis.kill();
+    world.chain.advance(ROUND + 1);
+    let waiting = {
+        let mut client = scheduler.client.clone();
+        let (round_id, submission) = (ROUND, Some(submission(11)));
+        let request = ReportSubmissionRequest { round_id, submission };
+        tokio::spawn(async move { client.report_submission(request).await })
+    };
+    redis.revive().await.unwrap();
+    let view = scheduler.until("the block of the outage", |v| v.block == ROUND + 1).await;
+    assert_eq!(round(&view).traceparent, round(&before).traceparent);
+    // Whoever was answered with an error asks again, as the gateway does.
+    if waiting.await.unwrap().is_err() {
+        scheduler.report(11).await.unwrap();
+    }
+    assert_eq!(scheduler.work().await, 3);
+    world.committed(&scheduler).await;
+    scheduler.work().await;
+    let view = world.closed(&scheduler).await;
+    assert_eq!(degraded(&view), [""; 0]);
+    assert_eq!(miner(&view, 11).outcome, "scored");
 }
 
 #[tokio::test]

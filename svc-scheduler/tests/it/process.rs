@@ -49,6 +49,31 @@ async fn without_a_chain_it_stays_up_stands_by_and_stops_when_told() {
 }
 
 #[tokio::test]
+async fn a_chain_service_that_never_answers_does_not_keep_it_from_stopping() {
+    let mut world = World::new().await;
+    // The host takes connections to it, and nobody ever reads from them.
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    world.common.chain_url = format!("http://{}", mute.local_addr().unwrap());
+    let file = world.disk.path().join("connito.toml");
+    let (process, addr) = start(&world, "memory://", &file).await;
+    let status = client(addr).get_round(GetRoundRequest {}).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    process.stops_cleanly(LONG).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_that_hangs_does_not_keep_a_leader_from_stopping() {
+    let redis = RedisServer::start().await.unwrap();
+    let world = World::new().await;
+    let file = world.disk.path().join("connito.toml");
+    let (process, addr) = start(&world, &redis.url(), &file).await;
+    until(&client(addr), "it leads", |view| view.block == 5).await;
+    redis.freeze().unwrap();
+    process.stops_cleanly(LONG).await.unwrap();
+    redis.thaw().unwrap();
+}
+
+#[tokio::test]
 async fn a_leader_in_mid_round_stops_cleanly_when_told() {
     let world = World::new().await;
     let file = world.disk.path().join("connito.toml");
