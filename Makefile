@@ -11,7 +11,7 @@ help: ## List the commands
 
 demo: setup-libtorch ## Run a whole subnet on this machine; ARGS="--cycles 5 --json out.json" for options
 	$(CARGO) build --workspace --bins
-	target/debug/connito demo $(ARGS)
+	$(CARGO) run --quiet --package connito -- demo $(ARGS)
 
 test: setup ## Run every test
 	$(CARGO) nextest --version >/dev/null 2>&1 || $(CARGO) install cargo-nextest --locked

@@ -56,3 +56,39 @@ service!(
 
 /// Every file of the contract, for gRPC server reflection.
 pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    fn is_declaration(line: &str) -> bool {
+        let text = line.trim_start();
+        let begins = |words: &[&str]| words.iter().any(|word| text.starts_with(word));
+        let field = text.ends_with(';') && text.contains(" = ") && !begins(&["syntax", "option"]);
+        begins(&["message ", "enum ", "service ", "rpc "]) || field
+    }
+
+    #[test]
+    fn every_service_call_message_and_field_has_a_comment() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("connito");
+        let mut bare = Vec::new();
+        let mut seen = 0;
+        for package in fs::read_dir(root).unwrap() {
+            for file in fs::read_dir(package.unwrap().path().join("v1")).unwrap() {
+                let path = file.unwrap().path();
+                let text = fs::read_to_string(&path).unwrap();
+                let lines: Vec<&str> = text.lines().collect();
+                for pair in lines.windows(2) {
+                    if is_declaration(pair[1]) {
+                        seen += 1;
+                        if !pair[0].trim_start().starts_with("//") {
+                            bare.push(format!("{}: {}", path.display(), pair[1]));
+                        }
+                    }
+                }
+            }
+        }
+        assert!(seen > 200, "only {seen} declarations were found");
+        assert!(bare.is_empty(), "without a comment:\n{}", bare.join("\n"));
+    }
+}

@@ -33,7 +33,7 @@ impl SigningKey {
     }
 
     /// Signs the bytes as they are, without a `<Bytes>` wrapper.
-    pub(crate) fn sign(&self, message: &[u8]) -> [u8; 64] {
+    pub fn sign(&self, message: &[u8]) -> [u8; 64] {
         self.pair.sign_simple(CONTEXT, message).to_bytes()
     }
 }

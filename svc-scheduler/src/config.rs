@@ -18,11 +18,11 @@ pub struct Config {
     pub admin_addr: Option<SocketAddr>,
 
     /// Time between two blocks: only for waits, never for what is decided.
-    #[config(default = "12s", deserialize_with = humantime_serde::deserialize)]
+    #[config(default = "12s", deserialize_with = humantime_serde::deserialize, validate(!block_time.is_zero(), "must not be zero"))]
     pub block_time: Duration,
 
     /// How long the leading scheduler keeps the lead without renewing it.
-    #[config(default = "15s", deserialize_with = humantime_serde::deserialize)]
+    #[config(default = "15s", deserialize_with = humantime_serde::deserialize, validate(!leader_ttl.is_zero(), "must not be zero"))]
     pub leader_ttl: Duration,
 
     /// Expert group that this validator evaluates and merges.

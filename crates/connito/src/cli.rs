@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::{config, demo, model_import, operator, up};
+use crate::{config, demo, miner, model_import, operator, up};
 
 /// A validator for Connito, in one command
 #[derive(Debug, Parser)]
@@ -20,6 +20,8 @@ enum Command {
     Up(up::Args),
     /// Run a whole subnet on this machine and watch it learn
     Demo(Box<demo::Args>),
+    /// Run one miner against the validators of a chain
+    Miner(Box<miner::Args>),
     /// Run the development chain alone
     Devchain(devchain::Args),
     /// Configuration files
@@ -47,6 +49,7 @@ pub(crate) fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Up(args) => up::main(&args),
         Command::Demo(args) => demo::main(&args),
+        Command::Miner(args) => miner::main(*args),
         Command::Devchain(args) => devchain(args),
         Command::Config(command) => config::main(&command),
         Command::Model(command) => model_import::main(&command),

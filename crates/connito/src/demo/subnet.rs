@@ -15,6 +15,7 @@ use proto::{
     },
 };
 use store::Artifacts;
+use svc_chain::SigningKey;
 use testkit::RedisServer;
 use tokio::sync::mpsc;
 
@@ -222,7 +223,7 @@ async fn start_miner(
     let steps = TrainOptions::default().steps as f64 * plan.effort(n);
     let config = MinerConfig {
         behaviour: plan.behaviours[n],
-        key: Arc::clone(&player.key),
+        key: Arc::new(SigningKey::new(player.key.as_ref().clone())),
         folder: player.folder.join("work"),
         model: plan.model(),
         group: plan.group(0),

@@ -23,7 +23,6 @@ use proto::chain::v1::{
     GetMetagraphRequest, IntentKey, IntentState, SubmitIntentRequest,
     submit_intent_request::Payload,
 };
-use schnorrkel::signing_context;
 
 use super::{
     Behaviour, Chain, MinerConfig, Voice,
@@ -68,7 +67,7 @@ impl Miner {
         voice: Voice,
         shutdown: Shutdown,
     ) -> Self {
-        let hotkey = Hotkey::from_public_key(config.key.public.to_bytes());
+        let hotkey = config.key.hotkey().clone();
         Self { config, experts, group, hotkey, chain, voice, shutdown }
     }
 
@@ -370,7 +369,7 @@ impl Miner {
 
     fn signer(&self) -> Signer {
         let key = Arc::clone(&self.config.key);
-        Arc::new(move |message| key.sign(signing_context(b"substrate").bytes(message)).to_bytes())
+        Arc::new(move |message| key.sign(message))
     }
 }
 

@@ -7,17 +7,20 @@
 //! by nobody but the validators.
 
 pub mod client;
+mod command;
 mod craft;
 mod cycle;
 
 use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+pub(crate) use command::{Args, main};
 pub use cycle::Miner;
 use domain::{ExpertGroup, Seed};
 use kit::{Channel, Shutdown};
 use model::{Device, train::TrainOptions};
 use proto::chain::v1::chain_service_client::ChainServiceClient;
+use svc_chain::SigningKey;
 use tokio::sync::mpsc;
 
 /// What a miner does with the model it downloaded.
@@ -71,7 +74,7 @@ pub struct MinerConfig {
     /// What it does.
     pub behaviour: Behaviour,
     /// Its key.
-    pub key: Arc<schnorrkel::Keypair>,
+    pub key: Arc<SigningKey>,
     /// Folder of its own.
     pub folder: PathBuf,
     /// Folder with the model's `config.json` and `tokenizer.json`.

@@ -16,8 +16,12 @@ else
     local now = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000))
     local dead = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', '(' .. now, 'LIMIT', 0, 16)
     for _, name in ipairs(dead) do
-        redis.call('ZREM', KEYS[3], name)
-        if redis.call('EXISTS', ARGV[1] .. name) == 0 then
+        -- -2: gone; -1: written again for good. What is still about to end is left for the next put.
+        local left = redis.call('PTTL', ARGV[1] .. name)
+        if left < 0 then
+            redis.call('ZREM', KEYS[3], name)
+        end
+        if left == -2 then
             redis.call('ZREM', KEYS[2], name)
         end
     end
