@@ -1,198 +1,10 @@
 //! Events in, state and effects out.
 
-use serde::{Deserialize, Serialize};
-
 use super::{
-    Cause, Degradation, DegradationKind, Finished, FreezeInputs, JobGrant, JobKind, MergeOutcome,
-    ModelRef, Payload, Policy, Record, Round, Stage, State, Submission, WriteKind, WriteStatus,
-    finalise, freeze, jobs, writes,
+    DegradationKind, Effect, Event, FreezeInputs, JobKind, MergeOutcome, Policy, Record, Rejection,
+    Reply, Round, Stage, State, Write, WriteKind, finalise, freeze, jobs, writes,
 };
-use crate::{BlockHash, BlockNumber, GlobalVersion, Hotkey, ModelHash, Phase, RoundId};
-
-/// Something that has happened.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Event {
-    /// A block arrived. `entropy` and `traceparent` are used when a round opens on it.
-    Block {
-        /// Height.
-        number: BlockNumber,
-        /// Hash of the header.
-        hash: BlockHash,
-        /// A fresh random number.
-        entropy: u64,
-        /// A fresh trace context.
-        traceparent: String,
-    },
-    /// The inputs of a round were read.
-    Frozen {
-        /// Which round.
-        round: RoundId,
-        /// What was read.
-        inputs: Box<FreezeInputs>,
-    },
-    /// The gateway stored a verified submission.
-    Stored {
-        /// Which round.
-        round: RoundId,
-        /// The file.
-        submission: Submission,
-    },
-    /// The gateway refused an upload.
-    Refused {
-        /// Which round.
-        round: RoundId,
-        /// Whose.
-        hotkey: Hotkey,
-        /// Why.
-        cause: Cause,
-    },
-    /// A worker asks for a job.
-    Lease {
-        /// Its name.
-        worker: String,
-    },
-    /// A worker still works on its job.
-    Renew {
-        /// Name of the job.
-        job: String,
-        /// Token of its lease.
-        fence: u64,
-    },
-    /// A worker is done with its job.
-    Finish {
-        /// Name of the job.
-        job: String,
-        /// Token of its lease.
-        fence: u64,
-        /// What came out.
-        result: Finished,
-    },
-    /// The merge of a round is over.
-    Merged {
-        /// Which round.
-        round: RoundId,
-        /// How it ended.
-        outcome: MergeOutcome,
-    },
-    /// The chain service signed the hash of the round's model.
-    HashSigned {
-        /// Which round.
-        round: RoundId,
-        /// URL-safe base64 without padding.
-        signature: String,
-    },
-    /// A write to the chain has got somewhere.
-    Written {
-        /// Which round.
-        round: RoundId,
-        /// Which write.
-        kind: WriteKind,
-        /// Where it stands.
-        status: WriteStatus,
-    },
-    /// An effect without a result of its own is done.
-    EffectDone {
-        /// Its name.
-        effect: String,
-    },
-}
-
-/// Work outside, to be done at least once, by name.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Effect {
-    /// Read the inputs of a round as of `block`, answer with [`Event::Frozen`].
-    Freeze {
-        /// Which round.
-        round: RoundId,
-        /// Its first block of Submission.
-        block: BlockNumber,
-    },
-    /// Have the merge done, answer with [`Event::Merged`].
-    Merge(MergePlan),
-    /// Have a model hash signed, answer with [`Event::HashSigned`].
-    SignHash {
-        /// Which round.
-        round: RoundId,
-        /// What to sign.
-        model_hash: ModelHash,
-    },
-    /// Write the round's payload of this kind, answer with [`Event::Written`].
-    Write {
-        /// Which round.
-        round: RoundId,
-        /// Which write.
-        kind: WriteKind,
-        /// What.
-        payload: Payload,
-    },
-    /// Sign and store the record of a round.
-    Record(Box<Record>),
-}
-
-impl Effect {
-    /// Its name: the same work has the same name.
-    pub fn id(&self) -> String {
-        match self {
-            Self::Freeze { round, .. } => format!("{round}/freeze"),
-            Self::Merge(plan) => format!("{}/merge", plan.round),
-            Self::SignHash { round, .. } => format!("{round}/sign_hash"),
-            Self::Write { round, kind, .. } => write_id(*round, *kind),
-            Self::Record(record) => format!("{}/record", record.round),
-        }
-    }
-}
-
-/// Name of the effect that carries a write out.
-pub(super) fn write_id(round: RoundId, kind: WriteKind) -> String {
-    format!("{round}/write/{}", kind.as_str())
-}
-
-/// What the peer service needs to know.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct MergePlan {
-    /// Which round.
-    pub round: RoundId,
-    /// The model that the pseudo-gradients are relative to.
-    pub base: ModelRef,
-    /// Version of the model to be made.
-    pub new_version: GlobalVersion,
-    /// Files that go in, with their share.
-    pub contributions: Vec<(Submission, f64)>,
-    /// The other validators and their addresses.
-    pub validators: Vec<(Hotkey, String)>,
-    /// First block at which it is too late.
-    pub until: BlockNumber,
-}
-
-/// What an event gets back.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Reply {
-    /// Taken in.
-    Applied,
-    /// Nothing new: the event was known, or is of no consequence any more.
-    Ignored,
-    /// The answer to [`Event::Lease`].
-    Granted(Option<Box<JobGrant>>),
-}
-
-/// Why an event was not taken in. The state is unchanged.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Rejection {
-    #[error("round {asked} is not the open round")]
-    NotThisRound { asked: RoundId },
-    #[error("{hotkey} is not on the roster of round {round}")]
-    NotOnRoster { hotkey: Hotkey, round: RoundId },
-    #[error("{hotkey} has another submission in round {round} already")]
-    AlreadySubmitted { hotkey: Hotkey, round: RoundId },
-    #[error("round {round} takes no submissions any more")]
-    UploadsClosed { round: RoundId },
-    #[error("the lease on job `{job}` is lost")]
-    LeaseLost { job: String },
-    #[error("the result of job `{job}` is unusable: {why}")]
-    BadResult { job: String, why: String },
-}
+use crate::{BlockNumber, Phase, RoundId};
 
 /// Takes `event` in.
 ///
@@ -371,7 +183,7 @@ fn progress(state: &mut State, policy: &Policy) {
 fn is_finished(round: &Round) -> bool {
     let missed = round.degradations.iter().any(|d| d.kind == DegradationKind::RoundMissed);
     let written = |kind| {
-        round.writes.get(&kind).is_some_and(|write: &super::Write| write.status.state.is_terminal())
+        round.writes.get(&kind).is_some_and(|write: &Write| write.status.state.is_terminal())
     };
     let weights = round.weights.is_empty() || written(WriteKind::Weights);
     missed || (written(WriteKind::ModelHash) && weights && round.jobs_are_over())
@@ -406,24 +218,4 @@ fn close(state: &mut State, policy: &Policy) {
     let record =
         Effect::Record(Box::new(Record::of(round, &state.hotkey, &state.history, policy, block)));
     state.effects.insert(record.id(), record);
-}
-
-impl Round {
-    /// Notes that something did not go the normal way; once per kind and detail.
-    pub(super) fn degrade(&mut self, kind: DegradationKind, detail: String, block: BlockNumber) {
-        let known = self.degradations.iter().any(|d| d.kind == kind && d.detail == detail);
-        if !known {
-            self.degradations.push(Degradation { kind, detail, block });
-        }
-    }
-}
-
-impl State {
-    /// The round `id`, if it is the open one.
-    pub(super) fn open_round(&mut self, id: RoundId) -> Result<&mut Round, Rejection> {
-        self.round
-            .as_mut()
-            .filter(|round| round.id == id && round.stage != Stage::Closed)
-            .ok_or(Rejection::NotThisRound { asked: id })
-    }
 }

@@ -8,6 +8,8 @@
 //!
 //! It does not know how anything is read, written, sent or evaluated.
 
+mod degradation;
+mod events;
 mod finalise;
 mod freeze;
 mod jobs;
@@ -19,13 +21,14 @@ mod state;
 mod tests;
 mod writes;
 
+pub use degradation::{Degradation, DegradationKind};
+pub use events::{Effect, Event, MergePlan, Rejection, Reply};
 pub use freeze::{FreezeInputs, Frozen, FrozenValidator, RawCommitment};
 pub use jobs::{Finished, JobGrant};
-pub use machine::{Effect, Event, MergePlan, Rejection, Reply, apply};
+pub use machine::apply;
 pub use policy::{Policy, PolicyError, WeightPolicy};
 pub use record::{MinerRecord, Record};
 pub use state::{
-    Baseline, Cause, Committed, Degradation, DegradationKind, Job, JobKind, JobState, MergeOutcome,
-    MergeResult, Miner, ModelRef, Payload, Round, Stage, State, Submission, Verdict, Write,
-    WriteKind, WriteState, WriteStatus,
+    Baseline, Cause, Committed, Job, JobKind, JobState, MergeOutcome, MergeResult, Miner, ModelRef,
+    Payload, Round, Stage, State, Submission, Verdict, Write, WriteKind, WriteState, WriteStatus,
 };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::freeze::Frozen;
+use super::{Degradation, Effect, Frozen, Rejection};
 use crate::{
     BlockNumber, CycleIndex, ExpertGroup, GlobalVersion, History, Hotkey, ModelHash, Reason,
     RoundId, Uid, Weights,
@@ -36,76 +36,6 @@ pub struct Submission {
     pub bytes: u64,
     /// Block at which it was stored.
     pub block: BlockNumber,
-}
-
-/// Something that did not go the normal way. Nothing falls back silently.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Degradation {
-    /// Stable kind.
-    pub kind: DegradationKind,
-    /// What happened, to what.
-    pub detail: String,
-    /// Block at which it was noticed.
-    pub block: BlockNumber,
-}
-
-/// Kinds of [`Degradation`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DegradationKind {
-    /// The scheduler came too late to publish its seed.
-    LateStart,
-    /// The scheduler came too late to take part in the round at all.
-    RoundMissed,
-    /// The inputs could not be read from the chain in time.
-    FreezeFailed,
-    /// This validator is not registered, or does not count as a validator.
-    NotAValidator,
-    /// No validator has published a seed.
-    NoSeeds,
-    /// A submission was not evaluated: the validator's fault, nothing is written for its miner.
-    NotEvaluated,
-    /// A worker lost its lease and the job was given out again.
-    JobRetried,
-    /// A job failed on every worker that tried it.
-    JobFailed,
-    /// The merge did not end in time, or failed: the model stays as it was.
-    MergeFailed,
-    /// A validator that should have been in the merge was not.
-    MergePartial,
-    /// Nobody earned a weight in this round.
-    NoWeights,
-    /// Weights of the stale guard instead of the round's own.
-    StaleGuard,
-    /// Weights were held back by policy.
-    WeightsHeld,
-    /// A write to the chain failed for good.
-    WriteFailed,
-    /// The round ended with something left undone.
-    Unfinished,
-}
-
-impl DegradationKind {
-    /// The stable, snake_case name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::LateStart => "late_start",
-            Self::RoundMissed => "round_missed",
-            Self::FreezeFailed => "freeze_failed",
-            Self::NotAValidator => "not_a_validator",
-            Self::NoSeeds => "no_seeds",
-            Self::NotEvaluated => "not_evaluated",
-            Self::JobRetried => "job_retried",
-            Self::JobFailed => "job_failed",
-            Self::MergeFailed => "merge_failed",
-            Self::MergePartial => "merge_partial",
-            Self::NoWeights => "no_weights",
-            Self::StaleGuard => "stale_guard",
-            Self::WeightsHeld => "weights_held",
-            Self::WriteFailed => "write_failed",
-            Self::Unfinished => "unfinished",
-        }
-    }
 }
 
 /// Where a round stands.
@@ -448,7 +378,7 @@ pub struct State {
     pub round: Option<Round>,
     /// Work outside that is not known to be done, by name. Saved with the state before any of it
     /// runs, and run again after a crash until an event says that it is done.
-    pub effects: BTreeMap<String, super::Effect>,
+    pub effects: BTreeMap<String, Effect>,
     /// Grows with every change.
     pub revision: u64,
     /// The next lease's token.
@@ -471,5 +401,15 @@ impl State {
             revision: 0,
             next_fence: 1,
         }
+    }
+}
+
+impl State {
+    /// The round `id`, if it is the open one.
+    pub(super) fn open_round(&mut self, id: RoundId) -> Result<&mut Round, Rejection> {
+        self.round
+            .as_mut()
+            .filter(|round| round.id == id && round.stage != Stage::Closed)
+            .ok_or(Rejection::NotThisRound { asked: id })
     }
 }

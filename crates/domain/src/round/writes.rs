@@ -2,7 +2,7 @@
 
 use super::{
     Degradation, DegradationKind, Effect, MergeOutcome, ModelRef, Payload, Policy, Rejection,
-    Reply, Round, Stage, State, Write, WriteKind, WriteState, WriteStatus, machine::write_id,
+    Reply, Round, Stage, State, Write, WriteKind, WriteState, WriteStatus, events::write_id,
 };
 use crate::{
     BlockNumber, CommitmentError, ExpertGroup, Phase, RoundId, SignedHashCommitment,

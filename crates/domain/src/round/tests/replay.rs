@@ -1,0 +1,99 @@
+//! Whatever comes in whatever order: replays, crashes, rejections.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Events that could come in any order from outside.
+fn any_event() -> impl Strategy<Value = Event> {
+    let miner = prop::sample::select(MINERS.to_vec());
+    prop_oneof![
+        4 => (0u64..90).prop_map(block),
+        2 => Just(()).prop_map(|()| Event::Frozen { round: id(), inputs: Box::new(inputs()) }),
+        2 => miner.clone().prop_map(stored),
+        1 => miner.prop_map(|k| Event::Refused {
+            round: id(),
+            hotkey: key(k),
+            cause: Cause { reason: "non_finite".to_owned(), detail: String::new() },
+        }),
+        3 => Just(Event::Lease { worker: "w".to_owned() }),
+        3 => (prop::sample::select(vec!["baseline".to_owned(), "held_out".to_owned()]), 1u64..6)
+            .prop_map(|(job, fence)| Event::Finish { job, fence, result: measured(5.0, 5.0) }),
+        3 => (prop::sample::select(MINERS.to_vec()), 1u64..6, 1.0f64..6.0).prop_map(
+            |(k, fence, loss)| Event::Finish {
+                job: format!("score/{}", key(k)),
+                fence,
+                result: measured(5.0, loss),
+            }
+        ),
+        1 => Just(()).prop_map(|()| merged()),
+        1 => Just(Event::HashSigned { round: id(), signature: "s".repeat(86) }),
+        2 => prop::sample::select(vec![
+            WriteKind::Seed, WriteKind::SignedHash, WriteKind::ModelHash, WriteKind::Weights,
+        ]).prop_map(|kind| Event::Written {
+            round: id(),
+            kind,
+            status: WriteStatus { state: WriteState::Done, ..WriteStatus::pending() },
+        }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_replay_of_the_same_events_gives_the_same_state(
+        events in prop::collection::vec(any_event(), 0..120)
+    ) {
+        let play = || {
+            let mut state = fresh();
+            for event in &events {
+                let _ = apply(&mut state, event.clone(), &policy());
+            }
+            state
+        };
+        prop_assert_eq!(play(), play());
+    }
+
+    #[test]
+    fn a_state_saved_and_loaded_between_any_two_events_goes_on_as_if_nothing_had_happened(
+        events in prop::collection::vec(any_event(), 0..80), crash in 0usize..80
+    ) {
+        let (mut whole, mut crashed) = (fresh(), fresh());
+        for (i, event) in events.into_iter().enumerate() {
+            if i == crash {
+                let saved = serde_json::to_vec(&crashed).unwrap();
+                crashed = serde_json::from_slice(&saved).unwrap();
+            }
+            let a = apply(&mut whole, event.clone(), &policy());
+            let b = apply(&mut crashed, event, &policy());
+            prop_assert_eq!(a, b);
+        }
+        prop_assert_eq!(whole, crashed);
+    }
+
+    #[test]
+    fn whatever_happens_weights_are_none_or_sum_to_one_and_a_rejection_changes_nothing(
+        events in prop::collection::vec(any_event(), 0..120)
+    ) {
+        let mut state = fresh();
+        for event in events {
+            let before = state.clone();
+            if apply(&mut state, event, &policy()).is_err() {
+                prop_assert_eq!(&before, &state);
+            }
+            let Some(round) = &state.round else { continue };
+            prop_assert!(round.weights.iter().all(|(_, w)| w.is_finite() && *w >= 0.0));
+            let sum: f64 = round.weights.iter().map(|(_, w)| w).sum();
+            prop_assert!(round.weights.is_empty() || (sum - 1.0).abs() < 1e-9);
+        }
+    }
+
+    #[test]
+    fn a_block_seen_twice_or_late_does_nothing(late in 1u64..40) {
+        let mut state = frozen();
+        blocks(&mut state, late.max(first(Phase::Submission)));
+        let before = state.clone();
+        let late = late.min(state.block.0);
+        prop_assert_eq!(run(&mut state, block(late)), Reply::Ignored);
+        prop_assert_eq!(before, state);
+    }
+}
