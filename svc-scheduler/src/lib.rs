@@ -2,8 +2,8 @@
 //! into work for the other services.
 //!
 //! The rules are [`domain::apply`], which is pure. This crate drives it: one loop
-//! ([`engine`]) owns the state, saves it under the leader's fence before anything happens because
-//! of it, and keeps one task per unfinished effect ([`effects`]). It does not sign, parse
+//! (`engine`) owns the state, saves it under the leader's fence before anything happens because
+//! of it, and keeps one task per unfinished effect (`effects`). It does not sign, parse
 //! checkpoints, evaluate or merge: it has that done.
 
 mod config;

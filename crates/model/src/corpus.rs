@@ -28,7 +28,7 @@ pub struct CorpusFolders {
     pub held_out: PathBuf,
 }
 
-/// `texts` texts of [`FACTS`] facts each.
+/// `texts` texts of a dozen facts each.
 pub fn generate(seed: &Seed, texts: usize) -> Vec<String> {
     let mut rng = ChaCha20Rng::from_seed(seed.0);
     (0..texts).map(|_| (0..FACTS).map(|_| fact(&mut rng)).collect::<Vec<_>>().join(" ")).collect()
