@@ -3,7 +3,7 @@
 use std::{future::Future, path::Path};
 
 use anyhow::Context as _;
-use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use kit::Channel;
 use proto::scheduler::v1::{
     GetRecordRequest, GetRoundRequest, ListRecordsRequest, Phase, RoundStage,
@@ -88,7 +88,7 @@ pub(crate) fn status(connection: &Connection) -> anyhow::Result<()> {
         let stage = stage.as_str_name().trim_start_matches("ROUND_STAGE_").to_lowercase();
         text += &format!("round      {} · {stage} · trace {}\n", round.round_id, round.traceparent);
         let mut table = Table::new();
-        table.load_preset(UTF8_HORIZONTAL_ONLY);
+        table.load_preset(UTF8_FULL_CONDENSED);
         table.set_header(["uid", "hotkey", "outcome", "loss", "score", "reason"]);
         for miner in &round.miners {
             let number = |value: Option<f64>| value.map(|v| format!("{v:.4}")).unwrap_or_default();

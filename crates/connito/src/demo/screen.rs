@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal as _;
 
-use comfy_table::{Attribute, Cell, CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{Attribute, Cell, CellAlignment, Color, Table, presets::UTF8_FULL_CONDENSED};
 use console::{Style, style};
 use domain::{BlockNumber, Schedule};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -171,7 +171,7 @@ impl Screen {
             for validator in &cycle.validators {
                 let number = |loss: Option<f64>| loss.map_or("?".to_owned(), |l| format!("{l:.4}"));
                 let weights: Vec<String> =
-                    validator.weights.iter().map(|(uid, w)| format!("{uid}: {w:.3}")).collect();
+                    validator.weights.iter().map(|(uid, w)| format!("uid {uid}: {w:.3}")).collect();
                 table.add_row([
                     Cell::new(short(&validator.hotkey)),
                     Cell::new(format!(
@@ -179,7 +179,7 @@ impl Screen {
                         number(validator.baseline_before),
                         number(validator.baseline_after)
                     )),
-                    Cell::new(trend(validator.baseline_before, validator.baseline_after)),
+                    trend(validator.baseline_before, validator.baseline_after),
                     Cell::new(short(&validator.model_hash)),
                     Cell::new(weights.join("  ")),
                 ]);
@@ -213,7 +213,7 @@ impl Screen {
 
 fn new_table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY);
+    table.load_preset(UTF8_FULL_CONDENSED);
     table.set_header(header.map(|text| Cell::new(text).add_attribute(Attribute::Bold)));
     table
 }
@@ -229,7 +229,9 @@ fn miner_line(miner: &Miner, baseline: Option<f64>) -> Option<String> {
         ("scored", None) => Some(format!("measured uid {uid}: {loss}")),
         ("scored", Some(score)) => Some(format!("score of uid {uid}: {score} · {loss}")),
         ("refused" | "invalid", None) => {
-            let line = format!("✘ refused uid {uid}: {} · {}", miner.reason, miner.detail);
+            let prefix = format!("{}: ", miner.reason);
+            let detail = miner.detail.strip_prefix(&prefix).unwrap_or(&miner.detail);
+            let line = format!("✘ refused uid {uid}: {} · {detail}", miner.reason);
             Some(red.apply_to(line).to_string())
         }
         ("refused" | "invalid" | "absent" | "not_evaluated", Some(score)) => {
@@ -239,13 +241,14 @@ fn miner_line(miner: &Miner, baseline: Option<f64>) -> Option<String> {
     }
 }
 
-fn trend(before: Option<f64>, after: Option<f64>) -> String {
+/// Colours are the table's: an escape sequence of our own would count as width.
+fn trend(before: Option<f64>, after: Option<f64>) -> Cell {
     match (before, after) {
         (Some(before), Some(after)) if after < before => {
-            style(format!("↓ {:.4}", before - after)).green().to_string()
+            Cell::new(format!("↓ {:.4}", before - after)).fg(Color::Green)
         }
-        (Some(_), Some(_)) => style("not better").red().to_string(),
-        _ => String::new(),
+        (Some(_), Some(_)) => Cell::new("not better").fg(Color::Red),
+        _ => Cell::new(""),
     }
 }
 
