@@ -15,8 +15,8 @@ demo: setup-libtorch ## Run a whole subnet on this machine; ARGS="--cycles 5 --j
 
 test: setup ## Run every test
 	$(CARGO) nextest --version >/dev/null 2>&1 || $(CARGO) install cargo-nextest --locked
+	$(CARGO) test --quiet --workspace --doc
 	CONNITO_PYTHON=$(CURDIR)/.venv/bin/python $(CARGO) nextest run --workspace
-	$(CARGO) test --workspace --doc
 
 check: setup-libtorch ## Everything that is checked before a commit, cheapest first
 	$(FMT) --check
