@@ -132,10 +132,12 @@ impl Miner {
             inner_step: Some(crafted.steps),
             ..MinerCommitment::default()
         };
-        self.commit(cycle, "model_hash", commitment.to_json()?).await?;
+        // As with a hub: the file is there before its hash is revealed, and nobody can ask for it by
+        // name until then.
         if self.config.behaviour == Behaviour::Honest {
             self.leak(&crafted).await;
         }
+        self.commit(cycle, "model_hash", commitment.to_json()?).await?;
 
         self.reach(cycle, Phase::Submission).await?;
         if self.config.behaviour == Behaviour::Absent {
@@ -252,7 +254,7 @@ impl Miner {
             .find(|path| path.exists())
     }
 
-    /// Leaves the file where others may find it, as a public hub would once its hash is revealed.
+    /// Leaves the file where others may find it, under its hash, as a public hub would have it.
     async fn leak(&self, crafted: &Crafted) {
         let name = format!("{}.{}", crafted.hash, self.config.format.extension());
         let target = self.config.loot.join(name);
