@@ -41,11 +41,11 @@ impl Handler {
     }
 }
 
-type Blocks = Pin<Box<dyn Stream<Item = Result<v1::Block, Status>> + Send>>;
+type Events = Pin<Box<dyn Stream<Item = Result<v1::ChainEvent, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl ChainService for Handler {
-    type WatchBlocksStream = Blocks;
+    type WatchBlocksStream = Events;
 
     async fn get_identity(
         &self,
@@ -66,22 +66,41 @@ impl ChainService for Handler {
     async fn watch_blocks(
         &self,
         _request: Request<v1::WatchBlocksRequest>,
-    ) -> Result<Response<Blocks>, Status> {
+    ) -> Result<Response<Events>, Status> {
         let blocks = self.head.watch(self.chain()?, self.shutdown.clone());
-        let blocks = blocks.map(|block| Ok(block_out(block)));
-        Ok(Response::new(Box::pin(blocks)))
+        let events = blocks.map(|block| {
+            let event = v1::chain_event::Event::Block(block_out(block));
+            Ok(v1::ChainEvent { event: Some(event) })
+        });
+        Ok(Response::new(Box::pin(events)))
+    }
+
+    async fn get_status(
+        &self,
+        _request: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        let tips = self.chain()?.tips().await?;
+        Ok(Response::new(v1::GetStatusResponse {
+            best: Some(block_out(tips.best)),
+            finalized: Some(block_out(tips.finalized)),
+            ..v1::GetStatusResponse::default()
+        }))
     }
 
     #[instrument(name = "chain.get_block", skip_all)]
     async fn get_block(
         &self,
         request: Request<v1::GetBlockRequest>,
-    ) -> Result<Response<v1::Block>, Status> {
+    ) -> Result<Response<v1::GetBlockResponse>, Status> {
         let block = match request.into_inner().number {
             None => self.head.newest()?,
             Some(number) => self.chain()?.block(BlockNumber(number)).await?,
         };
-        Ok(Response::new(block_out(block)))
+        Ok(Response::new(v1::GetBlockResponse {
+            block: Some(block_out(block)),
+            agreed_by: 1,
+            degradations: Vec::new(),
+        }))
     }
 
     #[instrument(name = "chain.get_metagraph", skip_all, fields(block = Empty))]
@@ -118,8 +137,12 @@ impl ChainService for Handler {
             hotkey: commitment.hotkey.to_string(),
             block: commitment.block.0,
             data: commitment.data.into(),
+            kind: String::new(),
         });
-        Ok(Response::new(v1::GetCommitmentsResponse { commitments: commitments.collect() }))
+        Ok(Response::new(v1::GetCommitmentsResponse {
+            commitments: commitments.collect(),
+            ..v1::GetCommitmentsResponse::default()
+        }))
     }
 
     #[instrument(name = "chain.submit_intent", skip_all, fields(round = Empty, kind = Empty))]
@@ -141,6 +164,18 @@ impl ChainService for Handler {
     ) -> Result<Response<v1::Intent>, Status> {
         let intent = self.outbox.get(key_in(request.into_inner().key)?).await?;
         Ok(Response::new(intent_out(&intent)))
+    }
+
+    async fn list_intents(
+        &self,
+        request: Request<v1::ListIntentsRequest>,
+    ) -> Result<Response<v1::ListIntentsResponse>, Status> {
+        let v1::ListIntentsRequest { open, limit } = request.into_inner();
+        let limit = if limit == 0 { usize::MAX } else { limit as usize };
+        let intents = self.outbox.list().await?;
+        let wanted = intents.iter().rev().filter(|intent| !open || !intent.state.is_finished());
+        let intents = wanted.take(limit).map(intent_out).collect();
+        Ok(Response::new(v1::ListIntentsResponse { intents }))
     }
 
     async fn sign(
@@ -232,5 +267,7 @@ fn intent_out(intent: &Intent) -> v1::Intent {
         reason: intent.last.as_ref().map(|last| last.reason().to_owned()).unwrap_or_default(),
         detail: intent.detail(),
         attempts: intent.attempts,
+        recorded_at: intent.recorded_at,
+        ..v1::Intent::default()
     }
 }

@@ -67,7 +67,7 @@ mod tests {
 
     fn shares(pairs: &[(u32, f64)]) -> Option<Wire> {
         let weights = pairs.iter().map(|(uid, value)| v1::FloatWeight { uid: *uid, value: *value });
-        Some(Wire::Weights(v1::WeightsPayload { weights: weights.collect() }))
+        Some(Wire::Weights(v1::WeightsPayload { weights: weights.collect(), stale_guard: false }))
     }
 
     #[test]

@@ -92,9 +92,11 @@ impl Outside {
 
     /// Hands blocks to `engine` until the stream ends; returns how many there were.
     pub(crate) async fn watch_blocks(&self, engine: &Engine) -> Result<u64, Status> {
-        let mut blocks = self.chain().watch_blocks(WatchBlocksRequest {}).await?.into_inner();
+        let mut blocks =
+            self.chain().watch_blocks(WatchBlocksRequest::default()).await?.into_inner();
         let mut seen = 0;
-        while let Some(block) = blocks.message().await? {
+        while let Some(event) = blocks.message().await? {
+            let Some(chain::chain_event::Event::Block(block)) = event.event else { continue };
             seen += 1;
             let hash = convert::bytes("hash", &block.hash)
                 .map_err(|error| Status::internal(error.to_string()))?;
@@ -199,6 +201,7 @@ async fn write(
                 .map(|(uid, value)| chain::FloatWeight { uid: u32::from(uid.0), value: *value });
             submit_intent_request::Payload::Weights(chain::WeightsPayload {
                 weights: weights.collect(),
+                stale_guard: false,
             })
         }
     };

@@ -39,15 +39,16 @@ pub(crate) async fn read(
 }
 
 async fn hash_of(outside: &Outside, block: BlockNumber) -> Result<BlockHash, Failure> {
-    let request = GetBlockRequest { number: Some(block.0) };
-    let block = outside.chain().get_block(request).await?.into_inner();
+    let request = GetBlockRequest { number: Some(block.0), agreed: false };
+    let answer = outside.chain().get_block(request).await?.into_inner();
+    let block = convert::required("block", answer.block)?;
     Ok(BlockHash(convert::bytes("hash", &block.hash)?))
 }
 
 /// Commitments as of `block`. A hotkey that cannot be parsed is the chain's own garbage: skipped.
 async fn commitments(outside: &Outside, block: BlockNumber) -> Result<Vec<RawCommitment>, Failure> {
     let at = Some(At { block: Some(at::Block::Number(block.0)) });
-    let request = GetCommitmentsRequest { at };
+    let request = GetCommitmentsRequest { at, agreed: false };
     let answer = outside.chain().get_commitments(request).await?.into_inner();
     Ok(answer
         .commitments

@@ -68,6 +68,11 @@ impl Outbox {
     pub(crate) async fn get(&self, key: Key) -> Result<Intent, Error> {
         find(&self.store, key).await?.ok_or_else(|| Error::NoSuchIntent(key.to_string()))
     }
+
+    /// Every intent that is kept, oldest first.
+    pub(crate) async fn list(&self) -> Result<Vec<Intent>, Error> {
+        all(&self.store).await
+    }
 }
 
 fn same(recorded: Intent, payload: &Payload) -> Result<Intent, Error> {

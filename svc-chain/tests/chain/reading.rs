@@ -107,13 +107,13 @@ async fn a_commitment_is_read_as_of_a_past_block_and_not_as_it_stands_now() {
     for (block, data) in
         [(first.block, &br#"{"h":"aa","s":1}"#[..]), (second.block, br#"{"m":"bb"}"#)]
     {
-        let request = v1::GetCommitmentsRequest { at: rig::at_number(block) };
+        let request = v1::GetCommitmentsRequest { at: rig::at_number(block), agreed: false };
         let answer = service.client.get_commitments(request).await.unwrap().into_inner();
         assert_eq!(answer.commitments.len(), 1);
         assert_eq!(answer.commitments[0].data, data, "as of {block}");
         assert_eq!(answer.commitments[0].block, block);
     }
-    let request = v1::GetCommitmentsRequest { at: rig::at_number(first.block - 1) };
+    let request = v1::GetCommitmentsRequest { at: rig::at_number(first.block - 1), agreed: false };
     let answer = service.client.get_commitments(request).await.unwrap().into_inner();
     assert!(answer.commitments.is_empty());
     service.stop().await;
@@ -142,8 +142,13 @@ async fn a_block_that_is_not_there_or_no_longer_is_never_replaced_by_the_head() 
 
 /// Takes `count` blocks and checks that they are a chain.
 async fn linked_blocks(service: &mut Running, count: usize) -> Vec<v1::Block> {
-    let stream = service.client.watch_blocks(v1::WatchBlocksRequest {}).await.unwrap().into_inner();
-    let take = stream.take(count).map(Result::unwrap).collect::<Vec<_>>();
+    let request = v1::WatchBlocksRequest::default();
+    let stream = service.client.watch_blocks(request).await.unwrap().into_inner();
+    let block = |event: Result<v1::ChainEvent, _>| match event.unwrap().event {
+        Some(v1::chain_event::Event::Block(block)) => block,
+        other => panic!("{other:?}"),
+    };
+    let take = stream.take(count).map(block).collect::<Vec<_>>();
     let blocks = timeout(PATIENCE, take).await.unwrap();
     for pair in blocks.windows(2) {
         assert_eq!(pair[1].number, pair[0].number + 1);
@@ -194,13 +199,14 @@ async fn the_stream_begins_with_the_current_block_and_get_block_agrees() {
     let chain = rig::start(rig::genesis()).await;
     let mut service = Running::start(rig::config(&chain), &Store::in_memory()).await;
     chain.wait_for_block(5).await.unwrap();
-    let now = service.client.get_block(v1::GetBlockRequest { number: None }).await.unwrap();
+    let now = service.client.get_block(v1::GetBlockRequest::default()).await.unwrap();
+    let now = now.into_inner().block.unwrap();
     let first = linked_blocks(&mut service, 1).await.remove(0);
-    assert!(first.number >= now.get_ref().number);
-    let same = v1::GetBlockRequest { number: Some(now.get_ref().number) };
+    assert!(first.number >= now.number);
+    let same = v1::GetBlockRequest { number: Some(now.number), agreed: false };
     let same = service.client.get_block(same).await.unwrap().into_inner();
-    assert_eq!(same, now.into_inner());
-    let missing = v1::GetBlockRequest { number: Some(1_000_000) };
+    assert_eq!(same.block, Some(now));
+    let missing = v1::GetBlockRequest { number: Some(1_000_000), agreed: false };
     let missing = service.client.get_block(missing).await.unwrap_err();
     assert_eq!(missing.code(), Code::NotFound);
     service.stop().await;

@@ -161,7 +161,7 @@ pub(crate) fn commitment(round: u64, kind: &str, data: &str) -> v1::SubmitIntent
 
 pub(crate) fn weights(round: u64, shares: &[(u32, f64)]) -> v1::SubmitIntentRequest {
     let weights = shares.iter().map(|(uid, value)| v1::FloatWeight { uid: *uid, value: *value });
-    let payload = v1::WeightsPayload { weights: weights.collect() };
+    let payload = v1::WeightsPayload { weights: weights.collect(), stale_guard: false };
     request(round, "weights", v1::submit_intent_request::Payload::Weights(payload))
 }
 

@@ -30,7 +30,7 @@ fn unused<T>() -> Answer<T> {
 
 #[tonic::async_trait]
 impl ChainService for Signing {
-    type WatchBlocksStream = futures::stream::Empty<Result<chain::Block, Status>>;
+    type WatchBlocksStream = futures::stream::Empty<Result<chain::ChainEvent, Status>>;
 
     async fn sign(&self, request: Request<chain::SignRequest>) -> Answer<chain::SignResponse> {
         let Some(chain::sign_request::Purpose::PeerDigest(digest)) = request.into_inner().purpose
@@ -61,7 +61,24 @@ impl ChainService for Signing {
         unused()
     }
 
-    async fn get_block(&self, _: Request<chain::GetBlockRequest>) -> Answer<chain::Block> {
+    async fn get_status(
+        &self,
+        _: Request<chain::GetStatusRequest>,
+    ) -> Answer<chain::GetStatusResponse> {
+        unused()
+    }
+
+    async fn list_intents(
+        &self,
+        _: Request<chain::ListIntentsRequest>,
+    ) -> Answer<chain::ListIntentsResponse> {
+        unused()
+    }
+
+    async fn get_block(
+        &self,
+        _: Request<chain::GetBlockRequest>,
+    ) -> Answer<chain::GetBlockResponse> {
         unused()
     }
 

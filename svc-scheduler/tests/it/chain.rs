@@ -197,7 +197,7 @@ impl Handler {
 
 #[tonic::async_trait]
 impl ChainService for Handler {
-    type WatchBlocksStream = Pin<Box<dyn Stream<Item = Result<chain::Block, Status>> + Send>>;
+    type WatchBlocksStream = Pin<Box<dyn Stream<Item = Result<chain::ChainEvent, Status>> + Send>>;
 
     async fn get_identity(
         &self,
@@ -222,7 +222,8 @@ impl ChainService for Handler {
                     let send = if stutters { vec![next, next, next - 1] } else { vec![next] };
                     for number in send {
                         shared.book.lock().unwrap().sent.push(number);
-                        yield Ok(block(number));
+                        let event = chain::chain_event::Event::Block(block(number));
+                        yield Ok(chain::ChainEvent { event: Some(event) });
                     }
                     next += 1;
                 }
@@ -235,10 +236,31 @@ impl ChainService for Handler {
         Ok(Response::new(Box::pin(stream)))
     }
 
-    async fn get_block(&self, request: Request<chain::GetBlockRequest>) -> Answer<chain::Block> {
+    async fn get_status(
+        &self,
+        _: Request<chain::GetStatusRequest>,
+    ) -> Answer<chain::GetStatusResponse> {
+        Err(Status::unimplemented("no scheduler asks"))
+    }
+
+    async fn list_intents(
+        &self,
+        _: Request<chain::ListIntentsRequest>,
+    ) -> Answer<chain::ListIntentsResponse> {
+        Err(Status::unimplemented("no scheduler asks"))
+    }
+
+    async fn get_block(
+        &self,
+        request: Request<chain::GetBlockRequest>,
+    ) -> Answer<chain::GetBlockResponse> {
         let head = self.head();
         match request.into_inner().number.unwrap_or(head) {
-            number if number <= head => Ok(Response::new(block(number))),
+            number if number <= head => Ok(Response::new(chain::GetBlockResponse {
+                block: Some(block(number)),
+                agreed_by: 1,
+                degradations: Vec::new(),
+            })),
             number => Err(Status::not_found(format!("no block {number}"))),
         }
     }
@@ -280,8 +302,12 @@ impl ChainService for Handler {
             hotkey: hotkey(seed).to_string(),
             block: number - 1,
             data: data.into(),
+            kind: String::new(),
         });
-        Ok(Response::new(chain::GetCommitmentsResponse { commitments: commitments.collect() }))
+        Ok(Response::new(chain::GetCommitmentsResponse {
+            commitments: commitments.collect(),
+            ..chain::GetCommitmentsResponse::default()
+        }))
     }
 
     async fn submit_intent(

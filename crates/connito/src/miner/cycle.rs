@@ -223,9 +223,7 @@ impl Miner {
     /// Waits for another miner's revealed hash, and takes its file.
     async fn steal(&self, cycle: u64) -> anyhow::Result<Crafted> {
         loop {
-            let request = GetBlockRequest { number: None };
-            let head = self.chain.clone().get_block(request).await?.into_inner();
-            let request = GetCommitmentsRequest { at: Some(at(head.number)) };
+            let request = GetCommitmentsRequest { at: Some(at(self.head().await?)), agreed: false };
             let answer = self.chain.clone().get_commitments(request).await?.into_inner();
             let found = answer
                 .commitments
@@ -293,10 +291,16 @@ impl Miner {
         }
     }
 
+    /// Height of the current block.
+    async fn head(&self) -> anyhow::Result<u64> {
+        let answer = self.chain.clone().get_block(GetBlockRequest::default()).await?;
+        let block = answer.into_inner().block.context("the chain service names no block")?;
+        Ok(block.number)
+    }
+
     /// The validators that have announced an address, most stake first.
     async fn doors(&self) -> anyhow::Result<Vec<Door>> {
-        let head = self.chain.clone().get_block(GetBlockRequest { number: None }).await?;
-        let request = GetMetagraphRequest { at: Some(at(head.into_inner().number)) };
+        let request = GetMetagraphRequest { at: Some(at(self.head().await?)) };
         let metagraph = self.chain.clone().get_metagraph(request).await?.into_inner();
         let mut neurons: Vec<_> = metagraph
             .neurons
