@@ -8,7 +8,11 @@ use std::net::IpAddr;
 use scale_value::{Composite, Value};
 use subxt::{Metadata, dynamic, transactions::DynamicPayload};
 
-use crate::{outbox::Payload, selfcheck};
+use crate::{
+    outbox::Payload,
+    selfcheck,
+    weights::{Commit, Opening, Row, commit, mode::TIMELOCK_VERSION},
+};
 
 pub(crate) type Call = DynamicPayload<Composite<()>>;
 
@@ -25,12 +29,28 @@ pub(crate) struct Target {
     pub(crate) version_key: u64,
 }
 
-/// The call that carries out a payload on this runtime.
-pub(crate) fn of(payload: &Payload, target: Target, metadata: &Metadata) -> Call {
+/// The call that carries out a payload on this runtime; weights go the way that `how` says. `None`
+/// when this runtime has no such call, or nothing is to be sent at all.
+pub(crate) fn of(
+    payload: &Payload,
+    how: Option<&Commit>,
+    target: Target,
+    metadata: &Metadata,
+) -> Option<Call> {
     match payload {
-        Payload::Commitment { data } => commitment(data, target),
-        Payload::Weights { weights } => weights_call(weights, target, metadata),
-        Payload::Axon { ip, port } => axon(*ip, *port, target),
+        Payload::Commitment { data } => Some(commitment(data, target)),
+        Payload::Weights { weights, .. } => match how? {
+            Commit::Plain => Some(weights_call(weights, target, metadata)),
+            Commit::Hashed { hash, .. } => commit_hash(*hash, target, metadata),
+            Commit::Timelocked { sealed, round, .. } => timelock(sealed, *round, target, metadata),
+        },
+        Payload::Reveal(reveal) => match &reveal.opening {
+            Opening::Extrinsic { salt, version_key, .. } => {
+                reveal_call(&reveal.weights, salt, *version_key, target, metadata)
+            }
+            Opening::Chain { .. } => None,
+        },
+        Payload::Axon { ip, port } => Some(axon(*ip, *port, target)),
     }
 }
 
@@ -40,11 +60,9 @@ fn commitment(data: &[u8], target: Target) -> Call {
     named("Commitments", "set_commitment", [("netuid", number(target.netuid)), ("info", info)])
 }
 
-fn weights_call(weights: &[(u16, u16)], target: Target, metadata: &Metadata) -> Call {
-    let column = |pick: fn(&(u16, u16)) -> u16| {
-        Value::unnamed_composite(weights.iter().map(|pair| number(pick(pair))))
-    };
-    let (uids, values) = (column(|pair| pair.0), column(|pair| pair.1));
+fn weights_call(weights: &Row, target: Target, metadata: &Metadata) -> Call {
+    let (uids, values) = commit::columns(weights);
+    let (uids, values) = (numbers(&uids), numbers(&values));
     let (netuid, version) = (number(target.netuid), Value::u128(target.version_key.into()));
     if selfcheck::has_mechanism_weights(metadata) {
         let mechanism = number(u16::from(target.mechanism));
@@ -66,6 +84,52 @@ fn weights_call(weights: &[(u16, u16)], target: Target, metadata: &Metadata) -> 
             [("netuid", netuid), ("dests", uids), ("weights", values), ("version_key", version)],
         )
     }
+}
+
+/// Of a call for one subnet or for one of its mechanisms, the arguments that say which.
+fn aim(target: Target, of_mechanism: bool) -> Vec<(&'static str, Value)> {
+    let mut aim = vec![("netuid", number(target.netuid))];
+    if of_mechanism {
+        aim.push(("mecid", number(target.mechanism.into())));
+    }
+    aim
+}
+
+fn commit_hash(hash: [u8; 32], target: Target, metadata: &Metadata) -> Option<Call> {
+    let ([name, _], of_mechanism) = selfcheck::hash_calls(metadata)?;
+    let mut arguments = aim(target, of_mechanism);
+    arguments.push(("commit_hash", Value::from_bytes(hash)));
+    Some(named("SubtensorModule", name, arguments))
+}
+
+fn reveal_call(
+    weights: &Row,
+    salt: &[u16],
+    version_key: u64,
+    target: Target,
+    metadata: &Metadata,
+) -> Option<Call> {
+    let ([_, name], of_mechanism) = selfcheck::hash_calls(metadata)?;
+    let (uids, values) = commit::columns(weights);
+    let mut arguments = aim(target, of_mechanism);
+    arguments.extend([
+        ("uids", numbers(&uids)),
+        ("values", numbers(&values)),
+        ("salt", numbers(salt)),
+        ("version_key", Value::u128(version_key.into())),
+    ]);
+    Some(named("SubtensorModule", name, arguments))
+}
+
+fn timelock(sealed: &[u8], round: u64, target: Target, metadata: &Metadata) -> Option<Call> {
+    let (name, of_mechanism) = selfcheck::timelock_call(metadata)?;
+    let mut arguments = aim(target, of_mechanism);
+    arguments.extend([
+        ("commit", Value::from_bytes(sealed)),
+        ("reveal_round", Value::u128(round.into())),
+        ("commit_reveal_version", number(TIMELOCK_VERSION)),
+    ]);
+    Some(named("SubtensorModule", name, arguments))
 }
 
 fn axon(ip: IpAddr, port: u16, target: Target) -> Call {
@@ -98,7 +162,15 @@ fn number(value: u16) -> Value {
     Value::u128(value.into())
 }
 
-fn named<const N: usize>(pallet: &str, call: &str, arguments: [(&str, Value); N]) -> Call {
+fn numbers(values: &[u16]) -> Value {
+    Value::unnamed_composite(values.iter().copied().map(number))
+}
+
+fn named<'a>(
+    pallet: &str,
+    call: &str,
+    arguments: impl IntoIterator<Item = (&'a str, Value)>,
+) -> Call {
     let arguments = arguments.into_iter().map(|(name, value)| (name.to_owned(), value));
     dynamic::transaction(pallet, call, Composite::Named(arguments.collect()))
 }

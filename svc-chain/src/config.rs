@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use crate::networks::Network;
+use crate::{networks::Network, weights::Preference};
 
 /// The chain service: all chain I/O, and the only holder of the hotkey.
 #[derive(Debug, Clone, confique::Config)]
@@ -82,6 +82,13 @@ pub struct Config {
     #[config(default = 10001000)]
     pub version_key: u64,
 
+    /// How weights are set where the subnet has commit-reveal on: `timelock` (encrypted to a round
+    /// of drand, opened by the chain), `hash_commit` (a hash now, the weights by a second extrinsic
+    /// in the epoch that the chain says), or `auto`: the first where the chain offers it, else the
+    /// second. Where it is off, weights are set as they are.
+    #[config(default = "auto")]
+    pub commit_reveal: Preference,
+
     /// Finished intents that are kept.
     #[config(default = 256)]
     pub keep_intents: usize,
@@ -149,6 +156,7 @@ impl Config {
             mortality: 32,
             max_attempts: 6,
             version_key: 10_001_000,
+            commit_reveal: Preference::Auto,
             keep_intents: 256,
             lease_ttl: Duration::from_secs(15),
             request_timeout: Duration::from_secs(15),

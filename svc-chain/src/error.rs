@@ -32,6 +32,10 @@ pub(crate) enum Error {
     OtherPayload { key: String },
     #[error("intent {key} comes after the newer {by}, which takes its place")]
     Superseded { key: String, by: String },
+    #[error(
+        "intent {key} holds weights of the stale guard, and a round's own are on their way: {own}"
+    )]
+    Guarded { key: String, own: String },
     #[error("intent {0} was never recorded")]
     NoSuchIntent(String),
     #[error("intent {key} as stored cannot be read: {why}")]
@@ -55,6 +59,7 @@ impl Error {
             Self::Fenced(_) => "fenced",
             Self::OtherPayload { .. } => "other_payload",
             Self::Superseded { .. } => "superseded",
+            Self::Guarded { .. } => "guarded",
             Self::NoSuchIntent(_) => "no_such_intent",
             Self::StoredIntent { .. } => "stored_intent",
             Self::Field(_) => "invalid_field",
@@ -67,6 +72,7 @@ impl Error {
             Self::NoSuchBlock(_) | Self::NoSuchSubnet(_) | Self::NoSuchIntent(_) => Code::NotFound,
             Self::StateDiscarded(_)
             | Self::Superseded { .. }
+            | Self::Guarded { .. }
             | Self::Runtime { .. }
             | Self::WrongChain(_) => Code::FailedPrecondition,
             Self::Unreadable { .. } | Self::StoredIntent { .. } => Code::Internal,

@@ -15,7 +15,12 @@ use serde::{Deserialize, Serialize};
 /// | --- | --- | --- |
 /// | `rate_limited` | too soon after the last weights, axon or commitment of this key | at the block where it is allowed |
 /// | `commitment_space` | the epoch's bytes for commitments are used up | next epoch |
-/// | `commit_reveal_enabled` | plain weights are refused on this subnet | never |
+/// | `commit_reveal_enabled`, `commit_reveal_disabled` | the subnet's setting changed while the weights were on their way | a new one, by the new setting |
+/// | `no_commit_reveal` | commit-reveal is on, and the chain offers no road that this service and its configuration can take | never |
+/// | `reveal_round` | the beacon's round, or the form of timelocked commits, is not the one that the chain takes now | a new one, next block |
+/// | `too_many_commits` | the chain keeps no more unrevealed commits of this key | when one has been revealed or has expired |
+/// | `reveal_too_early` | the chain does not take the reveal yet | some blocks later |
+/// | `reveal_missed` | the epoch in which committed weights could be revealed is over | never |
 /// | `not_registered`, `no_such_subnet`, `no_such_uid`, `no_permit`, `stake_too_low` | the chain does not let this key do that | never |
 /// | `version_key` | the version key is older than the chain asks for | never |
 /// | `too_few_weights`, `too_many_weights`, `max_weight`, `duplicate_uids`, `lengths_differ` | the weights break a rule | never |
@@ -30,13 +35,19 @@ use serde::{Deserialize, Serialize};
 /// | `superseded` | a newer intent for the same slot exists | never |
 /// | `read_back_mismatch` | it succeeded, but the stored value is another | never |
 /// | `outcome_unknown` | it landed, its events are gone and the stored value is another | never |
-/// | `reveal` | an error of committing or revealing weights | never |
+/// | `reveal` | what is revealed is not what was committed, or nothing was | never |
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "failure", rename_all = "snake_case")]
 pub(crate) enum Failure {
     RateLimited,
     CommitmentSpace,
     CommitRevealEnabled,
+    CommitRevealDisabled,
+    NoCommitReveal { detail: String },
+    RevealRound { name: String },
+    TooManyCommits,
+    RevealTooEarly,
+    RevealMissed,
     NotRegistered,
     NoSuchSubnet,
     NoSuchUid,
@@ -85,6 +96,20 @@ pub(crate) enum Advice {
 
 /// Blocks to wait after the pool did not want an extrinsic.
 const POOL_PAUSE: u64 = 3;
+/// Blocks to wait after the chain took a reveal for too early.
+const EARLY_PAUSE: u64 = 5;
+
+impl Advice {
+    /// Stable name, as it is on the wire.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Resign { .. } => "again",
+            Self::WhenAllowed => "when_allowed",
+            Self::Follow => "follow",
+        }
+    }
+}
 
 impl Failure {
     /// Stable, snake_case: for records, metrics and clients.
@@ -93,6 +118,12 @@ impl Failure {
             Self::RateLimited => "rate_limited",
             Self::CommitmentSpace => "commitment_space",
             Self::CommitRevealEnabled => "commit_reveal_enabled",
+            Self::CommitRevealDisabled => "commit_reveal_disabled",
+            Self::NoCommitReveal { .. } => "no_commit_reveal",
+            Self::RevealRound { .. } => "reveal_round",
+            Self::TooManyCommits => "too_many_commits",
+            Self::RevealTooEarly => "reveal_too_early",
+            Self::RevealMissed => "reveal_missed",
             Self::NotRegistered => "not_registered",
             Self::NoSuchSubnet => "no_such_subnet",
             Self::NoSuchUid => "no_such_uid",
@@ -130,16 +161,21 @@ impl Failure {
     /// Whether to try again, and when.
     pub(crate) fn advice(&self) -> Advice {
         match self {
-            Self::RateLimited | Self::CommitmentSpace => Advice::WhenAllowed,
+            Self::RateLimited | Self::CommitmentSpace | Self::TooManyCommits => Advice::WhenAllowed,
             Self::StaleNonce | Self::FutureNonce | Self::Expired | Self::Usurped => {
                 Advice::Resign { after: 0 }
             }
-            Self::BadProof { .. } => Advice::Resign { after: 1 },
+            Self::BadProof { .. }
+            | Self::CommitRevealEnabled
+            | Self::CommitRevealDisabled
+            | Self::RevealRound { .. } => Advice::Resign { after: 1 },
+            Self::RevealTooEarly => Advice::Resign { after: EARLY_PAUSE },
             Self::LowPriority | Self::Banned | Self::PoolFull | Self::UnknownValidity { .. } => {
                 Advice::Resign { after: POOL_PAUSE }
             }
             Self::AlreadyKnown => Advice::Follow,
-            Self::CommitRevealEnabled
+            Self::NoCommitReveal { .. }
+            | Self::RevealMissed
             | Self::NotRegistered
             | Self::NoSuchSubnet
             | Self::NoSuchUid
@@ -174,6 +210,13 @@ impl Failure {
             | "CommitmentSetRateLimitExceeded" => Self::RateLimited,
             "SpaceLimitExceeded" => Self::CommitmentSpace,
             "CommitRevealEnabled" => Self::CommitRevealEnabled,
+            "CommitRevealDisabled" => Self::CommitRevealDisabled,
+            "InvalidRevealRound" | "IncorrectCommitRevealVersion" => {
+                Self::RevealRound { name: name.to_owned() }
+            }
+            "TooManyUnrevealedCommits" => Self::TooManyCommits,
+            "RevealTooEarly" => Self::RevealTooEarly,
+            "ExpiredWeightCommit" => Self::RevealMissed,
             "HotKeyNotRegisteredInSubNet"
             | "HotKeyNotRegisteredInNetwork"
             | "HotKeyAccountNotExists" => Self::NotRegistered,
@@ -195,14 +238,9 @@ impl Failure {
             "TooManyFieldsInCommitmentInfo" | "AccountNotAllowedCommit" => {
                 Self::CommitmentRefused { name: name.to_owned() }
             }
-            "CommitRevealDisabled"
-            | "NoWeightsCommitFound"
-            | "InvalidRevealCommitHashNotMatch"
-            | "TooManyUnrevealedCommits"
-            | "ExpiredWeightCommit"
-            | "RevealTooEarly"
-            | "InvalidRevealRound"
-            | "IncorrectCommitRevealVersion" => Self::Reveal { name: name.to_owned() },
+            "NoWeightsCommitFound" | "InvalidRevealCommitHashNotMatch" => {
+                Self::Reveal { name: name.to_owned() }
+            }
             _ => Self::Other { name: name.to_owned() },
         }
     }
@@ -252,9 +290,9 @@ impl Failure {
             6 | 12 => Self::RateLimited,
             11 => Self::BadAddress,
             13 => Self::BadPort,
-            15 => Self::Reveal { name: "InvalidRevealRound".to_owned() },
-            16 => Self::Reveal { name: "NoWeightsCommitFound".to_owned() },
-            17 => Self::Reveal { name: "outside the reveal range".to_owned() },
+            15 => Self::RevealRound { name: "SubtensorModule::InvalidRevealRound".to_owned() },
+            16 => Self::Reveal { name: "SubtensorModule::NoWeightsCommitFound".to_owned() },
+            17 => Self::RevealTooEarly,
             18 => Self::LengthsDiffer,
             19 => Self::NoSuchUid,
             other => Self::BadRequest { detail: format!("custom error {other}") },
@@ -268,8 +306,16 @@ impl fmt::Display for Failure {
             Self::RateLimited => "too soon after this key's last one",
             Self::CommitmentSpace => "this epoch's bytes for commitments are used up",
             Self::CommitRevealEnabled => {
-                "the subnet has commit-reveal on: plain weights are refused, and committing and \
-                 revealing them is not built yet"
+                "the subnet has commit-reveal on: plain weights are refused"
+            }
+            Self::CommitRevealDisabled => {
+                "the subnet has commit-reveal off: nothing can be committed or revealed"
+            }
+            Self::NoCommitReveal { detail } => detail,
+            Self::TooManyCommits => "the chain keeps no more unrevealed commits of this key",
+            Self::RevealTooEarly => "the chain does not take the reveal at this block",
+            Self::RevealMissed => {
+                "the blocks in which the committed weights could be revealed are over"
             }
             Self::NotRegistered => "the hotkey is not registered in the subnet",
             Self::NoSuchSubnet => "the subnet or the mechanism does not exist",
@@ -285,7 +331,10 @@ impl fmt::Display for Failure {
             Self::BadAddress => "the chain takes no axon at this IP address",
             Self::BadPort => "the chain takes no axon at this port",
             Self::BadIpType => "the chain takes no axon of this IP version",
-            Self::CommitmentRefused { name } | Self::Reveal { name } | Self::Other { name } => name,
+            Self::CommitmentRefused { name }
+            | Self::Reveal { name }
+            | Self::RevealRound { name }
+            | Self::Other { name } => name,
             Self::BadRequest { detail }
             | Self::UnknownValidity { detail }
             | Self::BadProof { detail }
@@ -322,6 +371,9 @@ mod tests {
             ("SubtensorModule::InvalidPort", 13, "bad_port"),
             ("SubtensorModule::WeightVecNotEqualSize", 18, "lengths_differ"),
             ("SubtensorModule::UidVecContainInvalidOne", 19, "no_such_uid"),
+            ("SubtensorModule::InvalidRevealRound", 15, "reveal_round"),
+            ("SubtensorModule::NoWeightsCommitFound", 16, "reveal"),
+            ("SubtensorModule::RevealTooEarly", 17, "reveal_too_early"),
         ] {
             let after = Failure::from_dispatch(dispatch);
             let before =

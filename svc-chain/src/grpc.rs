@@ -267,7 +267,15 @@ fn intent_out(intent: &Intent) -> v1::Intent {
         reason: intent.last.as_ref().map(|last| last.reason().to_owned()).unwrap_or_default(),
         detail: intent.detail(),
         attempts: intent.attempts,
+        payload_digest: intent.payload.digest().to_vec().into(),
+        not_before: intent.not_before(),
+        advice: intent
+            .last
+            .as_ref()
+            .map(|last| last.advice().as_str().to_owned())
+            .unwrap_or_default(),
+        mode: intent.how.as_ref().map(|how| how.mode().as_str().to_owned()).unwrap_or_default(),
+        stale_guard: intent.payload.is_stale_guard(),
         recorded_at: intent.recorded_at,
-        ..v1::Intent::default()
     }
 }

@@ -23,6 +23,7 @@ mod selfcheck;
 mod sign;
 mod submit;
 mod wallet;
+mod weights;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -47,6 +48,7 @@ pub use crate::{
     keys::{SigningKey, verify},
     networks::Network,
     wallet::{WalletError, hotkey_file, load as load_wallet},
+    weights::Preference,
 };
 
 /// Pauses between attempts to reach the chain grow from the first to the second.

@@ -30,6 +30,14 @@ impl Network {
         }
     }
 
+    /// Whether it is a network of everybody's, of which facts are known beforehand.
+    pub(crate) fn is_public(self) -> bool {
+        match self {
+            Self::Finney | Self::Archive | Self::Test => true,
+            Self::Local => false,
+        }
+    }
+
     /// Hash of its first block; `None` where any is fine.
     pub fn genesis_hash(self) -> Option<&'static str> {
         match self {

@@ -18,6 +18,10 @@ pub(crate) fn parse(kind: Kind, payload: Option<Wire>) -> Result<Payload, Invali
         (Slot::Commitment, Wire::Commitment(commitment)) => self::commitment(&commitment),
         (Slot::Weights, Wire::Weights(weights)) => self::weights(weights),
         (Slot::Axon, Wire::Axon(axon)) => self::axon(&axon),
+        (Slot::Reveal, _) => {
+            let reason = "reveals are recorded by the service itself, after weights".to_owned();
+            Err(InvalidField::new("key.kind", reason))
+        }
         (Slot::Commitment | Slot::Weights | Slot::Axon, _) => {
             Err(InvalidField::new("payload", format!("it is not what `{}` holds", kind.as_str())))
         }
@@ -35,7 +39,7 @@ fn commitment(commitment: &v1::CommitmentPayload) -> Result<Payload, InvalidFiel
 
 fn weights(payload: v1::WeightsPayload) -> Result<Payload, InvalidField> {
     let mut shares = BTreeMap::new();
-    for weight in payload.weights {
+    for weight in &payload.weights {
         let uid = u16::try_from(weight.uid)
             .map_err(|_| InvalidField::new("weights.uid", format!("{} is none", weight.uid)))?;
         if !weight.value.is_finite() || weight.value < 0.0 {
@@ -50,7 +54,7 @@ fn weights(payload: v1::WeightsPayload) -> Result<Payload, InvalidField> {
     if weights.is_empty() {
         return Err(InvalidField::new("weights", "none is positive"));
     }
-    Ok(Payload::Weights { weights })
+    Ok(Payload::Weights { weights, stale_guard: payload.stale_guard })
 }
 
 fn axon(axon: &v1::AxonPayload) -> Result<Payload, InvalidField> {
@@ -73,7 +77,8 @@ mod tests {
     #[test]
     fn shares_become_the_chains_integers_ascending_without_zeros() {
         let payload = parse(Kind::Weights, shares(&[(7, 0.5), (2, 0.25), (9, 0.0)])).unwrap();
-        assert_eq!(payload, Payload::Weights { weights: vec![(2, 32768), (7, 65535)] });
+        let weights = vec![(2, 32768), (7, 65535)];
+        assert_eq!(payload, Payload::Weights { weights, stale_guard: false });
     }
 
     #[test]
@@ -121,5 +126,6 @@ mod tests {
     fn a_payload_of_another_kind_is_refused() {
         assert_eq!(parse(Kind::Seed, shares(&[(1, 1.0)])).unwrap_err().field, "payload");
         assert_eq!(parse(Kind::Weights, None).unwrap_err().field, "payload");
+        assert_eq!(parse(Kind::Reveal, shares(&[(1, 1.0)])).unwrap_err().field, "key.kind");
     }
 }

@@ -303,7 +303,8 @@ pub(crate) async fn of_subnet<V: DecodeAsType>(
         .ok_or_else(|| unreadable(name, "it has neither a value nor a default"))
 }
 
-async fn fetch<V: DecodeAsType>(
+/// A value, or its default; `None` where there is neither.
+pub(crate) async fn fetch<V: DecodeAsType>(
     at: &AtBlock,
     pallet: &'static str,
     name: &'static str,

@@ -39,6 +39,49 @@ const WEIGHT_CALLS: [Call; 2] = [
     },
 ];
 
+/// Calls that commit weights to a round of the beacon; the first one that is there is used.
+const TIMELOCK_CALLS: [Call; 2] = [
+    Call {
+        pallet: "SubtensorModule",
+        name: "commit_timelocked_mechanism_weights",
+        arguments: &["netuid", "mecid", "commit", "reveal_round", "commit_reveal_version"],
+    },
+    Call {
+        pallet: "SubtensorModule",
+        name: "commit_timelocked_weights",
+        arguments: &["netuid", "commit", "reveal_round", "commit_reveal_version"],
+    },
+];
+
+/// Calls that commit weights by hash, each with the one that reveals them; the first pair that is
+/// there is used.
+const HASH_CALLS: [[Call; 2]; 2] = [
+    [
+        Call {
+            pallet: "SubtensorModule",
+            name: "commit_mechanism_weights",
+            arguments: &["netuid", "mecid", "commit_hash"],
+        },
+        Call {
+            pallet: "SubtensorModule",
+            name: "reveal_mechanism_weights",
+            arguments: &["netuid", "mecid", "uids", "values", "salt", "version_key"],
+        },
+    ],
+    [
+        Call {
+            pallet: "SubtensorModule",
+            name: "commit_weights",
+            arguments: &["netuid", "commit_hash"],
+        },
+        Call {
+            pallet: "SubtensorModule",
+            name: "reveal_weights",
+            arguments: &["netuid", "uids", "values", "salt", "version_key"],
+        },
+    ],
+];
+
 const STORAGE: &[Storage] = &[
     Storage::new("SubtensorModule", "Weights", 2, &[]),
     Storage::new("SubtensorModule", "Uids", 2, &[]),
@@ -46,10 +89,22 @@ const STORAGE: &[Storage] = &[
     Storage::new("SubtensorModule", "WeightsSetRateLimit", 1, &[]),
     Storage::new("SubtensorModule", "CommitRevealWeightsEnabled", 1, &[]),
     Storage::new("SubtensorModule", "ServingRateLimit", 1, &[]),
+    Storage::new("SubtensorModule", "MaxWeightsLimit", 1, &[]),
+    Storage::new("SubtensorModule", "NetworksAdded", 1, &[]),
+    Storage::new("SubtensorModule", "RevealPeriodEpochs", 1, &[]),
+    Storage::new("SubtensorModule", "StakeThreshold", 0, &[]),
+    Storage::new("Timestamp", "Now", 0, &[]),
     Storage::new("SubtensorModule", "Tempo", 1, &[]),
     Storage::new("SubtensorModule", "Axons", 2, &["block", "ip", "port", "ip_type"]),
     Storage::new("Commitments", "CommitmentOf", 2, &["block", "info"]),
     Storage::new("System", "Events", 0, &[]),
+];
+
+/// Entries of one road of commit-reveal each: looked at where the runtime has the road's calls.
+const HASH_STORAGE: Storage = Storage::new("SubtensorModule", "WeightCommits", 2, &[]);
+const TIMELOCK_STORAGE: &[Storage] = &[
+    Storage::new("SubtensorModule", "TimelockedWeightCommits", 2, &[]),
+    Storage::new("Drand", "BeaconConfig", 0, &["public_key", "period", "genesis_time"]),
 ];
 
 const APIS: &[Api] = &[
@@ -116,6 +171,12 @@ pub(crate) fn missing(metadata: &Metadata) -> Vec<String> {
     if weights.len() == WEIGHT_CALLS.len() {
         missing.push(weights.join(" and "));
     }
+    if timelock_call(metadata).is_some() {
+        missing.extend(TIMELOCK_STORAGE.iter().flat_map(|storage| storage.missing(metadata)));
+    }
+    if hash_calls(metadata).is_some() {
+        missing.extend(HASH_STORAGE.missing(metadata));
+    }
     missing.extend(STORAGE.iter().flat_map(|storage| storage.missing(metadata)));
     missing.extend(APIS.iter().flat_map(|api| api.missing(metadata)));
     missing
@@ -124,6 +185,33 @@ pub(crate) fn missing(metadata: &Metadata) -> Vec<String> {
 /// Whether weights can be set for a mechanism by number.
 pub(crate) fn has_mechanism_weights(metadata: &Metadata) -> bool {
     WEIGHT_CALLS[0].missing(metadata).is_none()
+}
+
+/// The call for timelocked commits, and whether it names the mechanism; `None` where there is none.
+pub(crate) fn timelock_call(metadata: &Metadata) -> Option<(&'static str, bool)> {
+    let [of_mechanism, of_subnet] = &TIMELOCK_CALLS;
+    let there = |call: &Call| call.missing(metadata).is_none();
+    there(of_mechanism)
+        .then_some((of_mechanism.name, true))
+        .or_else(|| there(of_subnet).then_some((of_subnet.name, false)))
+}
+
+/// The calls to commit and to reveal by hash, and whether they name the mechanism; `None` where
+/// there are none.
+pub(crate) fn hash_calls(metadata: &Metadata) -> Option<([&'static str; 2], bool)> {
+    let [of_mechanism, of_subnet] = &HASH_CALLS;
+    let there = |pair: &[Call; 2]| pair.iter().all(|call| call.missing(metadata).is_none());
+    let names = |pair: &[Call; 2]| [pair[0].name, pair[1].name];
+    there(of_mechanism)
+        .then_some((names(of_mechanism), true))
+        .or_else(|| there(of_subnet).then_some((names(of_subnet), false)))
+}
+
+/// Whether the runtime has a storage entry.
+pub(crate) fn has_storage(metadata: &Metadata, pallet: &str, entry: &str) -> bool {
+    let pallet = metadata.pallet_by_name(pallet);
+    let storage = pallet.as_ref().and_then(|pallet| pallet.storage());
+    storage.is_some_and(|storage| storage.entry_by_name(entry).is_some())
 }
 
 impl Call {
@@ -253,6 +341,20 @@ mod tests {
         let metadata = renamed("set_mechanism_weights", "set_mechanism_weightz");
         assert_eq!(missing(&metadata), Vec::<String>::new());
         assert!(!has_mechanism_weights(&metadata));
+    }
+
+    #[test]
+    fn the_calls_for_one_subnet_serve_where_those_for_a_mechanism_are_missing() {
+        let whole = Metadata::decode_from(devchain::METADATA).unwrap();
+        let timelock = ("commit_timelocked_mechanism_weights", true);
+        assert_eq!(timelock_call(&whole), Some(timelock));
+        let hash = (["commit_mechanism_weights", "reveal_mechanism_weights"], true);
+        assert_eq!(hash_calls(&whole), Some(hash));
+        let older =
+            renamed("commit_timelocked_mechanism_weights", "commit_timelocked_mechanism_weightz");
+        assert_eq!(timelock_call(&older), Some(("commit_timelocked_weights", false)));
+        let older = renamed("reveal_mechanism_weights", "reveal_mechanism_weightz");
+        assert_eq!(hash_calls(&older), Some((["commit_weights", "reveal_weights"], false)));
     }
 
     #[test]

@@ -11,24 +11,23 @@ use subxt::{
 };
 
 use crate::{
-    call::{self, Target},
+    call::Call,
     chain::{Block, BlockId, Chain, Tips},
     error::Error,
     failure::Failure,
     keys::SigningKey,
-    outbox::{Attempt, Final, Outcome, Payload},
+    outbox::{Attempt, Final, Outcome},
     read,
 };
 
-/// Signs a payload as an extrinsic that lives `period` blocks from the final block on.
+/// Signs a call as an extrinsic that lives `period` blocks from the final block on.
 ///
 /// The nonce is the next one of the best block: the caller sends nothing else before that block's
 /// successor holds it.
 pub(crate) async fn sign(
     chain: &Chain,
     key: &SigningKey,
-    payload: &Payload,
-    target: Target,
+    call: &Call,
     period: u64,
     tips: Tips,
 ) -> Result<Attempt, Error> {
@@ -38,13 +37,12 @@ pub(crate) async fn sign(
     let at = chain.at(BlockId::Hash(tips.best.hash)).await?;
     let nonce = read::nonce(&at, key.hotkey()).await?;
     let birth = tips.finalized;
-    let call = call::of(payload, target, at.metadata_ref());
     let parameters = DefaultExtrinsicParamsBuilder::<SubstrateConfig>::new()
         .mortal_from_unchecked(period, birth.number.0, H256(birth.hash.0))
         .nonce(nonce)
         .build();
     let mut signable =
-        at.transactions().create_signable_offline(&call, parameters).map_err(failed)?;
+        at.transactions().create_signable_offline(call, parameters).map_err(failed)?;
     let signed = signable.sign(key).map_err(failed)?;
     Ok(Attempt {
         hash: BlockHash(signed.hash().0),

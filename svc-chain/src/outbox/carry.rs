@@ -1,24 +1,27 @@
 //! What the owner does at a block: the next thing for every intent that is not finished.
 //!
 //! Each step stores its result under the fence before it acts on it, so that stopping anywhere in
-//! between repeats a question and never a write.
+//! between repeats a question and never a write. Weights that were committed leave a second intent
+//! behind, to be revealed: both are stored in one write.
 
 use store::{Lease, Write};
 use tracing::{Instrument as _, debug, info, info_span, warn};
 
 use super::{
-    Intent, Key, State, all, encode,
+    Intent, Key, Kind, Payload, Slot, State, all, encode,
     intent::{Attempt, Outcome},
-    machine, store_error,
+    machine, newest_sent, store_error,
     worker::{Memory, Worker},
 };
 use crate::{
-    chain::{Block, Tips},
+    call,
+    chain::{Block, BlockId, Tips},
     error::Error,
     failure::{Advice, Failure},
     metrics,
-    preflight::{self, Verdict},
+    preflight::Verdict,
     submit::{self, Refusal, Search},
+    weights::Reveal,
 };
 
 impl Worker {
@@ -27,6 +30,9 @@ impl Worker {
         let mut intents = all(&self.store).await?;
         self.prune(lease, &intents).await?;
         let keys: Vec<Key> = intents.iter().map(|intent| intent.key).collect();
+        let of_weights =
+            |intent: &&Intent| matches!(intent.key.kind.slot(), Slot::Weights | Slot::Reveal);
+        let weights: Vec<Intent> = intents.iter().filter(of_weights).cloned().collect();
         intents.retain(|intent| !intent.state.is_finished());
         metrics::intents_open(intents.len());
         if intents.is_empty() {
@@ -41,7 +47,15 @@ impl Worker {
             intents.iter().any(|intent| matches!(intent.state, State::Submitted { .. }));
         for intent in &mut intents {
             let State::Recorded { not_before } = intent.state else { continue };
-            if let Some(by) = machine::superseded_by(intent.key, &keys) {
+            let by = match intent.key.kind.slot() {
+                Slot::Reveal => {
+                    machine::reveal_superseded_by(intent.key, &weights, tips.best.number.0)
+                }
+                Slot::Commitment | Slot::Weights | Slot::Axon => {
+                    machine::superseded_by(intent.key, &keys)
+                }
+            };
+            if let Some(by) = by {
                 let failure = Failure::Superseded { by: by.to_string() };
                 self.fail(lease, intent, failure, tips, None).await?;
             } else if !under_way && not_before <= tips.best.number.0 {
@@ -145,14 +159,27 @@ impl Worker {
             let allowed_at = self.allowed_at(intent, &failure, tips).await?;
             return self.fail(lease, intent, failure, tips, allowed_at).await;
         }
-        let hotkey = self.key.hotkey();
-        let found = preflight::read_back(&self.chain, hotkey, &intent.payload, block, tips).await?;
-        let (state, failure) = machine::after_read_back(intent, &outcome, found);
+        let found = self.preflight().read_back(intent, block, tips).await?;
+        let (note, reveal) = match found {
+            Ok(found) => (Ok(found.note), found.reveal),
+            Err(other) => (Err(other), None),
+        };
+        let (state, failure) = machine::after_read_back(intent, &outcome, note);
         if let Some(failure) = failure {
             metrics::intent_failure(intent.key.kind.as_str(), failure.reason());
             intent.last = Some(failure);
         }
-        self.save(lease, intent, state).await
+        let follow_up = reveal.map(|reveal| to_reveal(intent, reveal, tips));
+        let writes = match &follow_up {
+            Some(follow_up) => vec![Write::Put(follow_up.key.path(), encode(follow_up)?)],
+            None => Vec::new(),
+        };
+        self.save_with(lease, intent, state, writes).await?;
+        if let Some(follow_up) = follow_up {
+            metrics::intent(follow_up.key.kind.as_str(), "recorded");
+            info!(key = %follow_up.key, detail = follow_up.detail(), "intent");
+        }
+        Ok(())
     }
 
     /// Signs and sends an intent, unless the chain's rules or its own state say otherwise.
@@ -163,9 +190,12 @@ impl Worker {
         intent: &mut Intent,
         tips: Tips,
     ) -> Result<(), Error> {
-        let hotkey = self.key.hotkey();
-        match preflight::check(&self.chain, hotkey, intent, &tips.best).await? {
-            Verdict::Send => {}
+        if let Some(by) = newest_sent(&self.store, intent.key).await? {
+            let failure = Failure::Superseded { by: by.to_string() };
+            return self.fail(lease, intent, failure, tips, None).await;
+        }
+        let how = match self.preflight().check(intent, &tips.best).await? {
+            Verdict::Send { how } => how,
             Verdict::Unchanged { block } => {
                 let note = "the chain holds this value already: nothing was sent".to_owned();
                 return self.save(lease, intent, State::Done { block, note }).await;
@@ -179,28 +209,30 @@ impl Worker {
                 };
                 return self.save(lease, intent, state).await;
             }
-            Verdict::Wait { until } => {
-                self.note(intent, &Failure::RateLimited);
+            Verdict::Wait { until, why } => {
+                if let Some(failure) = why {
+                    self.note(intent, &failure);
+                }
                 return self.save(lease, intent, State::Recorded { not_before: until }).await;
             }
             Verdict::Refuse(failure) => return self.fail(lease, intent, failure, tips, None).await,
-        }
-        let attempt = submit::sign(
-            &self.chain,
-            &self.key,
-            &intent.payload,
-            self.target,
-            self.policy.mortality,
-            tips,
-        )
-        .await?;
+        };
+        let at = self.chain.at(BlockId::Hash(tips.best.hash)).await?;
+        let Some(call) = call::of(&intent.payload, how.as_ref(), self.target, at.metadata_ref())
+        else {
+            let detail = "this runtime has no call for it".to_owned();
+            return self.fail(lease, intent, Failure::NoCommitReveal { detail }, tips, None).await;
+        };
+        let period = self.policy.mortality;
+        let attempt = submit::sign(&self.chain, &self.key, &call, period, tips).await?;
         let bytes = attempt.bytes.clone();
         intent.attempts += 1;
         intent.extrinsic = Some(attempt.hash);
+        intent.how = how;
         memory.searched.insert(intent.key, attempt.birth);
         memory.broadcast.insert(intent.key, tips.best.number.0);
         info!(key = %intent.key, extrinsic = %attempt.hash, nonce = attempt.nonce, "sending");
-        self.save(lease, intent, State::Submitted { attempt }).await?;
+        self.save_with(lease, intent, State::Submitted { attempt }, mark(intent.key)?).await?;
         match submit::broadcast(&self.chain, &bytes).await {
             Ok(news) => memory.news = Some(news),
             // No node ever had these bytes: another extrinsic may take their place.
@@ -227,7 +259,7 @@ impl Worker {
         if failure.advice() != Advice::WhenAllowed {
             return Ok(None);
         }
-        preflight::allowed_at(&self.chain, self.key.hotkey(), &intent.payload, &tips.best).await
+        self.preflight().allowed_at(&intent.payload, &tips.best).await
     }
 
     /// Nothing of the intent can land any more.
@@ -253,9 +285,20 @@ impl Worker {
 
     /// Makes a transition: stored under the fence first, told afterwards.
     async fn save(&self, lease: &Lease, intent: &mut Intent, state: State) -> Result<(), Error> {
+        self.save_with(lease, intent, state, Vec::new()).await
+    }
+
+    /// Makes a transition together with other writes: all of them, or none.
+    async fn save_with(
+        &self,
+        lease: &Lease,
+        intent: &mut Intent,
+        state: State,
+        mut writes: Vec<Write>,
+    ) -> Result<(), Error> {
         let before = std::mem::replace(&mut intent.state, state);
-        let stored = encode(intent)?;
-        self.store.put_fenced(lease, &intent.key.path(), stored).await.map_err(store_error)?;
+        writes.push(Write::Put(intent.key.path(), encode(intent)?));
+        self.store.write_fenced(lease, writes).await.map_err(store_error)?;
         if before.name() != intent.state.name() {
             let (key, state, detail) = (intent.key, intent.state.name(), intent.detail());
             metrics::intent(key.kind.as_str(), state);
@@ -274,4 +317,22 @@ impl Worker {
         let old = finished.iter().take(surplus).map(|i| Write::Delete(i.key.path())).collect();
         self.store.write_fenced(lease, old).await.map_err(store_error)
     }
+}
+
+/// The intent to make committed weights known.
+fn to_reveal(intent: &Intent, reveal: Reveal, tips: Tips) -> Intent {
+    let key = Key { round: intent.key.round, kind: Kind::Reveal };
+    let opens = reveal.opens;
+    let payload = Payload::Reveal(reveal);
+    let mut follow_up = Intent::new(key, payload, tips.best.number.0, intent.trace.clone());
+    follow_up.state = State::Recorded { not_before: opens };
+    follow_up
+}
+
+/// What keeps older intents of the slot from being sent after this one, for good.
+fn mark(key: Key) -> Result<Vec<Write>, Error> {
+    let Some(path) = key.kind.slot().mark() else { return Ok(Vec::new()) };
+    let value = serde_json::to_vec(&key)
+        .map_err(|error| Error::StoredIntent { key: key.to_string(), why: error.to_string() })?;
+    Ok(vec![Write::Put(path.to_owned(), value.into())])
 }

@@ -8,7 +8,10 @@ use std::{fmt, net::IpAddr, str::FromStr};
 use domain::{BlockHash, RoundId};
 use serde::{Deserialize, Serialize};
 
-use crate::failure::Failure;
+use crate::{
+    failure::Failure,
+    weights::{Commit, Reveal, Row},
+};
 
 /// What is written, in the order in which one round writes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -18,6 +21,8 @@ pub(crate) enum Kind {
     SignedHash,
     ModelHash,
     Weights,
+    /// What makes committed weights known; recorded by the outbox itself.
+    Reveal,
     Axon,
 }
 
@@ -26,6 +31,7 @@ pub(crate) enum Kind {
 pub(crate) enum Slot {
     Commitment,
     Weights,
+    Reveal,
     Axon,
 }
 
@@ -36,6 +42,7 @@ impl Kind {
             Self::SignedHash => "signed_hash",
             Self::ModelHash => "model_hash",
             Self::Weights => "weights",
+            Self::Reveal => "reveal",
             Self::Axon => "axon",
         }
     }
@@ -44,6 +51,7 @@ impl Kind {
         match self {
             Self::Seed | Self::SignedHash | Self::ModelHash => Slot::Commitment,
             Self::Weights => Slot::Weights,
+            Self::Reveal => Slot::Reveal,
             Self::Axon => Slot::Axon,
         }
     }
@@ -51,14 +59,15 @@ impl Kind {
 
 /// A text that names no kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not one of seed, signed_hash, model_hash, weights, axon")]
+#[error("`{0}` is not one of seed, signed_hash, model_hash, weights, reveal, axon")]
 pub(crate) struct UnknownKind(String);
 
 impl FromStr for Kind {
     type Err = UnknownKind;
 
     fn from_str(text: &str) -> Result<Self, UnknownKind> {
-        [Self::Seed, Self::SignedHash, Self::ModelHash, Self::Weights, Self::Axon]
+        use Kind::{Axon, ModelHash, Reveal, Seed, SignedHash, Weights};
+        [Seed, SignedHash, ModelHash, Weights, Reveal, Axon]
             .into_iter()
             .find(|kind| kind.as_str() == text)
             .ok_or_else(|| UnknownKind(text.chars().take(32).collect()))
@@ -82,6 +91,19 @@ impl Key {
 /// What the keys of all intents begin with.
 pub(crate) const PREFIX: &str = "outbox/";
 
+impl Slot {
+    /// Key in the store of the newest intent of which an extrinsic was ever signed: the fence
+    /// against older ones. `None` where every intent stands for itself.
+    pub(crate) fn mark(self) -> Option<&'static str> {
+        match self {
+            Self::Commitment => Some("outbox-newest/commitment"),
+            Self::Weights => Some("outbox-newest/weights"),
+            Self::Axon => Some("outbox-newest/axon"),
+            Self::Reveal => None,
+        }
+    }
+}
+
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.round, self.kind.as_str())
@@ -96,14 +118,35 @@ pub(crate) enum Payload {
         #[serde(with = "hex::serde")]
         data: Vec<u8>,
     },
-    /// Ascending by UID, as the chain's integers.
     Weights {
-        weights: Vec<(u16, u16)>,
+        weights: Row,
+        /// Whether they are the stale guard's and not a round's own.
+        #[serde(default)]
+        stale_guard: bool,
     },
+    /// Weights that were committed and are to become known.
+    Reveal(Reveal),
     Axon {
         ip: IpAddr,
         port: u16,
     },
+}
+
+impl Payload {
+    /// BLAKE2b-256 of its JSON as it is stored: the same payload has the same digest.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        use subxt::config::{Hasher as _, substrate::BlakeTwo256};
+        BlakeTwo256.hash(&serde_json::to_vec(self).unwrap_or_default()).0
+    }
+
+    /// Whether these are weights of the stale guard.
+    pub(crate) fn is_stale_guard(&self) -> bool {
+        match self {
+            Self::Weights { stale_guard, .. } => *stale_guard,
+            Self::Reveal(reveal) => reveal.stale_guard,
+            Self::Commitment { .. } | Self::Axon { .. } => false,
+        }
+    }
 }
 
 /// An extrinsic that was signed for an intent.
@@ -198,6 +241,9 @@ pub(crate) struct Intent {
     pub(crate) state: State,
     /// The last extrinsic that was signed for it.
     pub(crate) extrinsic: Option<BlockHash>,
+    /// How weights went, chosen when the last extrinsic was signed.
+    #[serde(default)]
+    pub(crate) how: Option<Commit>,
     /// Extrinsics that were handed to a node for it.
     pub(crate) attempts: u32,
     /// The last thing that went wrong.
@@ -205,6 +251,17 @@ pub(crate) struct Intent {
 }
 
 impl Intent {
+    /// The block from which the next extrinsic may be sent; 0 where none is waited for.
+    pub(crate) fn not_before(&self) -> u64 {
+        match self.state {
+            State::Recorded { not_before } => not_before,
+            State::Submitted { .. }
+            | State::Included { .. }
+            | State::Done { .. }
+            | State::Failed { .. } => 0,
+        }
+    }
+
     /// A new one, of which nothing was sent.
     pub(crate) fn new(key: Key, payload: Payload, recorded_at: u64, trace: Option<String>) -> Self {
         Self {
@@ -214,6 +271,7 @@ impl Intent {
             trace,
             state: State::Recorded { not_before: 0 },
             extrinsic: None,
+            how: None,
             attempts: 0,
             last: None,
         }
@@ -223,9 +281,12 @@ impl Intent {
     pub(crate) fn detail(&self) -> String {
         match &self.state {
             State::Done { note, .. } | State::Failed { note, .. } => note.clone(),
-            State::Recorded { not_before } => match &self.last {
-                Some(failure) => format!("{failure}; to be sent from block {not_before} on"),
-                None => String::new(),
+            State::Recorded { not_before } => match (&self.last, &self.payload) {
+                (Some(failure), _) => format!("{failure}; to be sent from block {not_before} on"),
+                (None, Payload::Reveal(reveal)) => {
+                    format!("to be revealed in blocks {} to {}", reveal.opens, reveal.closes)
+                }
+                (None, _) => String::new(),
             },
             State::Submitted { attempt } => {
                 format!("nonce {}, valid until block {}", attempt.nonce, attempt.last_block())

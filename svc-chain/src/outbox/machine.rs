@@ -4,8 +4,11 @@
 //! from `Submitted` only when the old one provably can no longer land ([`lost`]), or was refused
 //! before any node had it.
 
-use super::intent::{Attempt, Intent, Key, Outcome, State};
-use crate::failure::{Advice, Failure};
+use super::intent::{Attempt, Intent, Key, Kind, Outcome, Payload, Slot, State};
+use crate::{
+    failure::{Advice, Failure},
+    weights::Commit,
+};
 
 /// Blocks after which an extrinsic that is in no block is handed to a node again.
 const REBROADCAST: u64 = 4;
@@ -63,10 +66,12 @@ pub(crate) fn after_failure(
     allowed_at: Option<u64>,
     policy: Policy,
 ) -> State {
+    let pointless = *failure == Failure::CommitRevealDisabled && intent.key.kind == Kind::Reveal;
     let not_before = match failure.advice() {
         Advice::Never | Advice::Follow => {
             return failed(intent, failure.to_string());
         }
+        Advice::Resign { .. } if pointless => return failed(intent, failure.to_string()),
         Advice::Resign { after } => best + after,
         Advice::WhenAllowed => allowed_at.unwrap_or(best + 1).max(best + 1),
     };
@@ -83,11 +88,53 @@ pub(crate) fn failed(intent: &Intent, note: String) -> State {
 }
 
 /// The newest intent that writes over `key`'s slot after it; `None` when `key` is the newest.
+/// Reveals write over each other in the order of their commits: see [`reveal_superseded_by`].
 pub(crate) fn superseded_by<'a>(key: Key, all: impl IntoIterator<Item = &'a Key>) -> Option<Key> {
+    if key.kind.slot() == Slot::Reveal {
+        return None;
+    }
     all.into_iter()
         .filter(|other| other.kind.slot() == key.kind.slot() && **other > key)
         .max()
         .copied()
+}
+
+/// The intent that makes a reveal of `key`'s round pointless at block `best`: weights of a newer
+/// round that are known already, or can be from now on.
+pub(crate) fn reveal_superseded_by(key: Key, all: &[Intent], best: u64) -> Option<Key> {
+    let overtakes = |other: &&Intent| match (&other.payload, &other.state) {
+        (_, State::Failed { .. }) => false,
+        (Payload::Reveal(reveal), State::Recorded { .. }) => reveal.opens <= best,
+        (Payload::Weights { .. }, State::Recorded { .. }) => false,
+        (
+            Payload::Reveal(_),
+            State::Submitted { .. } | State::Included { .. } | State::Done { .. },
+        ) => true,
+        (
+            Payload::Weights { .. },
+            State::Submitted { .. } | State::Included { .. } | State::Done { .. },
+        ) => other.how == Some(Commit::Plain),
+        (Payload::Commitment { .. } | Payload::Axon { .. }, _) => false,
+    };
+    let newer = all.iter().filter(|other| other.key.round > key.round);
+    newer.filter(overtakes).map(|other| other.key).max()
+}
+
+/// The intent that weights of the stale guard would be written over, and must not: a round's own
+/// that are still on their way.
+pub(crate) fn guarded<'a>(
+    key: Key,
+    payload: &Payload,
+    all: impl IntoIterator<Item = &'a Intent>,
+) -> Option<Key> {
+    if key.kind.slot() != Slot::Weights || !payload.is_stale_guard() {
+        return None;
+    }
+    let own = |other: &&Intent| {
+        matches!(other.payload, Payload::Weights { stale_guard: false, .. })
+            && !other.state.is_finished()
+    };
+    all.into_iter().filter(own).map(|other| other.key).max()
 }
 
 /// The state of an intent whose block is no longer on the best chain.
@@ -122,7 +169,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::outbox::{Kind, Payload};
+    use crate::weights::{Opening, Reveal};
 
     const POLICY: Policy = Policy { mortality: 32, max_attempts: 3 };
 
@@ -202,6 +249,69 @@ mod tests {
     fn an_extrinsic_that_was_reorganised_away_is_followed_again_and_not_replaced() {
         let state = after_reorganisation(Some(&attempt()));
         assert_eq!(state, State::Submitted { attempt: attempt() });
+    }
+
+    fn reveal(round: u64, opens: u64, state: State) -> Intent {
+        let reveal = Reveal {
+            weights: vec![(1, 65535)],
+            opens,
+            closes: opens + 10,
+            opening: Opening::Chain { sealed: vec![1], round: 7 },
+            stale_guard: false,
+        };
+        let payload = Payload::Reveal(reveal);
+        Intent { state, ..Intent::new(key(round, Kind::Reveal), payload, 1, None) }
+    }
+
+    fn plain(round: u64, stale_guard: bool, state: State) -> Intent {
+        let payload = Payload::Weights { weights: vec![(1, 65535)], stale_guard };
+        let how = Some(Commit::Plain);
+        Intent { state, how, ..Intent::new(key(round, Kind::Weights), payload, 1, None) }
+    }
+
+    fn done() -> State {
+        State::Done { block: 1, note: String::new() }
+    }
+
+    #[test]
+    fn reveals_go_in_order_and_an_old_one_is_left_out_once_a_newer_one_can_go() {
+        let first = key(1, Kind::Reveal);
+        let waiting = || State::Recorded { not_before: 0 };
+        let all = [reveal(1, 50, waiting()), reveal(2, 90, waiting())];
+        assert_eq!(reveal_superseded_by(first, &all, 89), None, "the newer one cannot go yet");
+        assert_eq!(reveal_superseded_by(first, &all, 90), Some(key(2, Kind::Reveal)));
+        assert_eq!(reveal_superseded_by(key(2, Kind::Reveal), &all, 90), None);
+        let landed = [reveal(1, 50, waiting()), reveal(2, 90, done())];
+        assert_eq!(reveal_superseded_by(first, &landed, 60), Some(key(2, Kind::Reveal)));
+        let open = [reveal(1, 50, waiting()), plain(2, false, done())];
+        assert_eq!(reveal_superseded_by(first, &open, 60), Some(key(2, Kind::Weights)));
+        let failed = State::Failed { block: 0, note: String::new() };
+        let failed = [reveal(1, 50, waiting()), reveal(2, 50, failed)];
+        assert_eq!(reveal_superseded_by(first, &failed, 60), None);
+    }
+
+    #[test]
+    fn the_stale_guard_never_takes_the_place_of_a_rounds_own_weights() {
+        let guard = Payload::Weights { weights: vec![(2, 65535)], stale_guard: true };
+        let own = Payload::Weights { weights: vec![(2, 65535)], stale_guard: false };
+        let waits = [plain(1, false, State::Recorded { not_before: 9 })];
+        let next = key(2, Kind::Weights);
+        assert_eq!(guarded(next, &guard, &waits), Some(key(1, Kind::Weights)));
+        assert_eq!(guarded(next, &own, &waits), None);
+        assert_eq!(guarded(next, &guard, &[plain(1, false, done())]), None);
+        assert_eq!(
+            guarded(next, &guard, &[plain(1, true, State::Recorded { not_before: 9 })]),
+            None
+        );
+    }
+
+    #[test]
+    fn a_reveal_where_commit_reveal_was_switched_off_is_over_and_weights_take_the_other_road() {
+        let off = Failure::CommitRevealDisabled;
+        let state = after_failure(&reveal(1, 50, done()), &off, 60, None, POLICY);
+        assert!(matches!(state, State::Failed { .. }), "{state:?}");
+        let state = after_failure(&plain(1, false, done()), &off, 60, None, POLICY);
+        assert_eq!(state, State::Recorded { not_before: 61 });
     }
 
     proptest! {

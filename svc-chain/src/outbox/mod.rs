@@ -48,6 +48,12 @@ impl Outbox {
         if let Some(by) = machine::superseded_by(key, all.iter().map(|intent| &intent.key)) {
             return Err(Error::Superseded { key: key.to_string(), by: by.to_string() });
         }
+        if let Some(by) = newest_sent(&self.store, key).await? {
+            return Err(Error::Superseded { key: key.to_string(), by: by.to_string() });
+        }
+        if let Some(own) = machine::guarded(key, &payload, &all) {
+            return Err(Error::Guarded { key: key.to_string(), own: own.to_string() });
+        }
         let head = *self.head.borrow();
         let head = head.ok_or_else(|| Error::Unreachable("no block was seen yet".to_owned()))?;
         let intent = Intent::new(key, payload.clone(), head.number.0, kit::trace::current());
@@ -81,6 +87,16 @@ fn same(recorded: Intent, payload: &Payload) -> Result<Intent, Error> {
     } else {
         Err(Error::OtherPayload { key: recorded.key.to_string() })
     }
+}
+
+/// The newest intent of `key`'s slot that an extrinsic was ever signed for, where it is newer than
+/// `key`: finished intents are forgotten some day, and this is not.
+async fn newest_sent(store: &Store, key: Key) -> Result<Option<Key>, Error> {
+    let Some(path) = key.kind.slot().mark() else { return Ok(None) };
+    let Some(stored) = store.get(path).await.map_err(store_error)? else { return Ok(None) };
+    let newest: Key = serde_json::from_slice(&stored)
+        .map_err(|error| Error::StoredIntent { key: path.to_owned(), why: error.to_string() })?;
+    Ok((newest > key).then_some(newest))
 }
 
 async fn find(store: &Store, key: Key) -> Result<Option<Intent>, Error> {

@@ -23,7 +23,9 @@ use crate::{
     error::Error,
     keys::SigningKey,
     metrics,
+    preflight::Preflight,
     submit::News,
+    weights::Preference,
 };
 
 /// Pause after an error of the chain or the store, unless a block comes before it ends.
@@ -36,6 +38,8 @@ pub(crate) struct Worker {
     pub(super) key: Arc<SigningKey>,
     pub(super) policy: Policy,
     pub(super) target: Target,
+    preference: Preference,
+    pinned_beacon: bool,
     /// Finished intents that are kept.
     pub(super) keep: usize,
     pub(super) store: Store,
@@ -69,6 +73,8 @@ impl Worker {
                 mechanism: config.mechanism,
                 version_key: config.version_key,
             },
+            preference: config.commit_reveal,
+            pinned_beacon: config.network.is_public(),
             lease_ttl: config.lease_ttl,
             keep: config.keep_intents,
             store: outbox.store.clone(),
@@ -76,6 +82,17 @@ impl Worker {
             head: outbox.head.clone(),
             chain,
             key,
+        }
+    }
+
+    /// What asks the chain before and after something is sent.
+    pub(super) fn preflight(&self) -> Preflight<'_> {
+        Preflight {
+            chain: &self.chain,
+            hotkey: self.key.hotkey(),
+            target: self.target,
+            preference: self.preference,
+            pinned_beacon: self.pinned_beacon,
         }
     }
 

@@ -156,12 +156,11 @@ async fn weights_are_refused_for_each_reason_by_its_name_and_by_both_roads() {
             refusing(|genesis| genesis.min_allowed_weights = 3, "too_few_weights"),
             refusing(|genesis| genesis.max_weight_limit = 40_000, "max_weight"),
             refusing(|genesis| genesis.weights_version = 20_000_000, "version_key"),
-            refusing(|genesis| genesis.commit_reveal = true, "commit_reveal_enabled"),
             refusing(|genesis| genesis.neurons[0].hotkey = [5; 32], "not_registered"),
             Refusing { weights: &[(1, 0.5), (9, 0.5)], ..refusing(|_| {}, "no_such_uid") },
             Refusing {
                 config: |config| Config { netuid: 7, ..config },
-                ..refusing(|_| {}, "not_registered")
+                ..refusing(|_| {}, "no_such_subnet")
             },
         ];
         for case in cases {
