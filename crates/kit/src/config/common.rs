@@ -21,6 +21,11 @@ pub struct Common {
     #[config(default = "./connito-data")]
     pub data_dir: PathBuf,
 
+    /// Lengths of the nine phases in blocks, in the order of the protocol: Distribute, Train,
+    /// MinerCommit1, MinerCommit2, Submission, Validate, Merge, ValidatorCommit1, ValidatorCommit2.
+    #[config(default = [20, 300, 8, 8, 20, 50, 50, 8, 8])]
+    pub phases: Vec<u64>,
+
     /// Address of svc-chain.
     #[config(default = "http://127.0.0.1:50051")]
     pub chain_url: String,
@@ -93,6 +98,7 @@ impl Default for Common {
             namespace: "connito".to_owned(),
             artifacts_url: "file:./connito-data/artifacts".to_owned(),
             data_dir: PathBuf::from("./connito-data"),
+            phases: vec![20, 300, 8, 8, 20, 50, 50, 8, 8],
             chain_url: "http://127.0.0.1:50051".to_owned(),
             scheduler_url: "http://127.0.0.1:50052".to_owned(),
             peer_url: "http://127.0.0.1:50055".to_owned(),
