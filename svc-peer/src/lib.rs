@@ -99,7 +99,7 @@ pub async fn serve(
         .context("open the artifact store")?;
     let store =
         Store::open(&common.store_url, &common.namespace).context("open the state store")?;
-    let signer = Signer::new(kit::channel(&common.chain_url, &common.tls)?);
+    let signer = Signer::new(kit::auth::channel(&common.chain_url, &common)?);
     let rounds = Arc::new(Rounds::new(Tools {
         config: Arc::clone(&config),
         artifacts,

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
+use anyhow::Context as _;
 use domain::{
     CohortConfig, DegradationKind, ExpertGroup, GlobalVersion, Hotkey, Policy, Schedule, TopK,
     TwoGroups, WeightPolicy,
@@ -32,10 +33,6 @@ pub struct Config {
     /// Version of the model to begin with, when nothing was done before: `models/<version>/`.
     #[config(default = 0)]
     pub initial_version: u64,
-
-    /// Lengths of the nine phases in blocks, in the order of the protocol.
-    #[config(default = [20, 300, 8, 8, 20, 50, 50, 8, 8])]
-    pub phases: Vec<u64>,
 
     /// How a round is evaluated.
     #[config(nested)]
@@ -138,14 +135,11 @@ pub struct Retention {
 }
 
 impl Config {
-    /// The policy, checked.
-    pub(crate) fn policy(&self) -> anyhow::Result<Policy> {
-        let lengths: [u64; 9] = self.phases.as_slice().try_into().map_err(|_| {
-            anyhow::anyhow!("`scheduler.phases` has {} lengths instead of 9", self.phases.len())
-        })?;
+    /// The policy over phases of these lengths, checked.
+    pub(crate) fn policy(&self, phases: &[u64]) -> anyhow::Result<Policy> {
         let allow_list = self.policy.validators.iter().map(|text| text.parse::<Hotkey>());
         let policy = Policy {
-            schedule: Schedule::new(lengths)?,
+            schedule: Schedule::try_from(phases).context("`common.phases`")?,
             validator_allow_list: allow_list.collect::<Result<BTreeSet<_>, _>>()?,
             foreground_top_n: self.policy.foreground_top_n as usize,
             cohorts: CohortConfig::default(),

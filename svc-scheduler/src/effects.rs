@@ -60,7 +60,7 @@ impl Outside {
         artifacts: Artifacts,
     ) -> anyhow::Result<Self> {
         const MAX_ANSWER: usize = 64 << 20;
-        let chain = ChainServiceClient::new(kit::channel(&common.chain_url, &common.tls)?)
+        let chain = ChainServiceClient::new(kit::auth::channel(&common.chain_url, common)?)
             .max_decoding_message_size(MAX_ANSWER);
         let merge = MergeServiceClient::new(kit::channel(&common.peer_url, &common.tls)?);
         Ok(Self {

@@ -30,7 +30,7 @@ use crate::{
 
 /// Runs the scheduler until `shutdown`.
 pub async fn run(config: Config, common: Common, shutdown: Shutdown) -> anyhow::Result<()> {
-    let policy = config.policy().context("check the policy")?;
+    let policy = config.policy(&common.phases).context("check the policy")?;
     let store = Store::open(&common.store_url, &common.namespace)?;
     let artifacts = Artifacts::open(&common.artifacts_url, &common.data_dir.join("cache"))?;
 

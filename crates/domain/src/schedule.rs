@@ -96,6 +96,9 @@ pub enum ScheduleError {
     /// A cycle must be short enough for block arithmetic to stay exact.
     #[error("phase {phase} has {length} blocks: at most {max} are taken")]
     TooLong { phase: Phase, length: u64, max: u64 },
+    /// There are nine phases.
+    #[error("{found} lengths instead of 9")]
+    Count { found: usize },
     /// Not one of the nine.
     #[error("`{name}` is not the name of a phase")]
     UnknownPhase { name: String },
@@ -120,6 +123,16 @@ impl TryFrom<[u64; 9]> for Schedule {
 
     fn try_from(lengths: [u64; 9]) -> Result<Self, ScheduleError> {
         Self::new(lengths)
+    }
+}
+
+impl TryFrom<&[u64]> for Schedule {
+    type Error = ScheduleError;
+
+    fn try_from(lengths: &[u64]) -> Result<Self, ScheduleError> {
+        let nine: [u64; 9] =
+            lengths.try_into().map_err(|_| ScheduleError::Count { found: lengths.len() })?;
+        Self::new(nine)
     }
 }
 

@@ -1,4 +1,5 @@
-//! The client's end of gRPC: a channel that takes the current trace along.
+//! The client's end of gRPC: a channel that takes the current trace along, and the token where the
+//! other end asks who calls.
 
 use std::{
     task::{Context, Poll},
@@ -12,7 +13,7 @@ use tonic::{
 };
 use tower::Service;
 
-use crate::{config::Tls, tls, trace};
+use crate::{auth::Token, config::Tls, tls, trace};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -53,12 +54,24 @@ pub fn channel_with(url: &str, tls: &Tls, answer: Duration) -> anyhow::Result<Ch
         }
         None => ensure!(!secure, "`{url}` is https, but no TLS is configured"),
     }
-    Ok(Channel(endpoint.connect_lazy()))
+    Ok(Channel { inner: endpoint.connect_lazy(), token: None })
 }
 
 /// A connection to one server, for generated clients. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Channel(transport::Channel);
+pub struct Channel {
+    inner: transport::Channel,
+    token: Option<Token>,
+}
+
+impl Channel {
+    /// Sends `token` with every call, as `authorization: Bearer …`. Only for channels to services
+    /// of the own validator: whoever serves the other end learns the secret.
+    #[must_use]
+    pub fn with_token(self, token: Token) -> Self {
+        Self { token: Some(token), ..self }
+    }
+}
 
 impl Service<http::Request<Body>> for Channel {
     type Response = http::Response<Body>;
@@ -66,11 +79,15 @@ impl Service<http::Request<Body>> for Channel {
     type Future = transport::channel::ResponseFuture;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx)
+        self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         trace::inject_headers(request.headers_mut());
-        self.0.call(request)
+        // A token is a valid header by its construction.
+        if let Some(Ok(value)) = self.token.as_ref().map(Token::header) {
+            request.headers_mut().insert(http::header::AUTHORIZATION, value);
+        }
+        self.inner.call(request)
     }
 }

@@ -17,6 +17,9 @@ use toml::{Table, Value};
 /// The sections that a configuration file may have.
 pub const SECTIONS: [&str; 6] = ["common", "chain", "scheduler", "gateway", "evaluator", "peer"];
 
+/// Secrets that are taken from the environment only, by section and key.
+const ENVIRONMENT_ONLY: [(&str, &str); 1] = [("common", "token")];
+
 /// Loads `[section]` of the file at `path`, and what the environment says of its keys.
 ///
 /// Without a path, from the environment and the defaults alone.
@@ -76,6 +79,10 @@ fn section_of<C: Config>(text: &str, section: &str) -> anyhow::Result<Table> {
     keys::check_names(&C::META, section, &table)?;
     for key in keys::leaves(&C::META) {
         if let Some(value) = key.find(&table) {
+            if ENVIRONMENT_ONLY.contains(&(section, key.dotted().as_str())) {
+                let variable = key.variable(section);
+                bail!("key `{section}.{}` is a secret: set {variable} instead", key.dotted());
+            }
             accepts::<C>(&key, value.clone())
                 .with_context(|| format!("key `{section}.{}`", key.dotted()))?;
         }

@@ -1,5 +1,5 @@
-//! What every service shares: command line, configuration, telemetry, health, shutdown, and both
-//! ends of gRPC.
+//! What every service shares: command line, configuration, telemetry, health, shutdown, both ends
+//! of gRPC, and how the services of one validator know each other.
 //!
 //! A service's `main` is one call of [`main`]; its work is a function that takes its
 //! configuration and a [`Shutdown`], and returns once that is cancelled. Several such functions
@@ -8,6 +8,7 @@
 //! This crate knows no service, no protobuf message and no rule of the protocol.
 
 mod admin;
+pub mod auth;
 mod cli;
 mod client;
 pub mod config;

@@ -50,10 +50,8 @@ impl TryFrom<wire::Schedule> for Schedule {
     type Error = InvalidField;
 
     fn try_from(schedule: wire::Schedule) -> Result<Self, InvalidField> {
-        let lengths: [u64; 9] = schedule.lengths.try_into().map_err(|lengths: Vec<u64>| {
-            InvalidField::new("lengths", format!("{} lengths instead of 9", lengths.len()))
-        })?;
-        Self::new(lengths).map_err(|error| InvalidField::new("lengths", error))
+        let lengths = schedule.lengths.as_slice();
+        Self::try_from(lengths).map_err(|error| InvalidField::new("lengths", error))
     }
 }
 

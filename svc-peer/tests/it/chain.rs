@@ -33,6 +33,9 @@ impl ChainService for Signing {
     type WatchBlocksStream = futures::stream::Empty<Result<chain::ChainEvent, Status>>;
 
     async fn sign(&self, request: Request<chain::SignRequest>) -> Answer<chain::SignResponse> {
+        if !request.metadata().contains_key("authorization") {
+            return Err(Status::unauthenticated("no header `authorization`"));
+        }
         let Some(chain::sign_request::Purpose::PeerDigest(digest)) = request.into_inner().purpose
         else {
             return Err(Status::invalid_argument("another purpose"));

@@ -184,6 +184,14 @@ impl Handler {
         *self.shared.head.borrow()
     }
 
+    /// Who may have something signed or written shows the token of the host, as at the real one.
+    fn known<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        match request.metadata().contains_key("authorization") {
+            true => Ok(()),
+            false => Err(Status::unauthenticated("no header `authorization`")),
+        }
+    }
+
     /// What the validator has written as its seed for `round`.
     fn own_seed(&self, round: u64) -> Option<Vec<u8>> {
         let book = self.shared.book.lock().unwrap();
@@ -314,6 +322,7 @@ impl ChainService for Handler {
         &self,
         request: Request<chain::SubmitIntentRequest>,
     ) -> Answer<chain::Intent> {
+        self.known(&request)?;
         let chain::SubmitIntentRequest { key: Some(key), payload: Some(payload) } =
             request.into_inner()
         else {
@@ -350,6 +359,7 @@ impl ChainService for Handler {
     }
 
     async fn sign(&self, request: Request<chain::SignRequest>) -> Answer<chain::SignResponse> {
+        self.known(&request)?;
         let message = match request.into_inner().purpose {
             Some(Purpose::ModelHash(hash)) => hash.into_bytes(),
             Some(Purpose::RecordDigest(digest)) => [b"connito.record.v1:", &digest[..]].concat(),

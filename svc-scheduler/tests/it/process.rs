@@ -15,8 +15,9 @@ use crate::{
 async fn start(world: &World, store: &str, file: &Path) -> (Running, SocketAddr) {
     let addr = unused_addr().unwrap();
     let config = format!(
-        "[scheduler]\nblock_time = \"40ms\"\nleader_ttl = \"2s\"\ninitial_version = {}\n\
-         phases = [4, 4, 4, 4, 4, 4, 4, 4, 4]\n[scheduler.policy]\nweights = \"top_k\"\n",
+        "[common]\nphases = [4, 4, 4, 4, 4, 4, 4, 4, 4]\n\
+         [scheduler]\nblock_time = \"40ms\"\nleader_ttl = \"2s\"\ninitial_version = {}\n\
+         [scheduler.policy]\nweights = \"top_k\"\n",
         world.config.initial_version
     );
     std::fs::write(file, config).unwrap();

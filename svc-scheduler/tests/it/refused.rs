@@ -110,16 +110,18 @@ async fn a_manifest_that_is_none_or_lacks_the_group_is_refused_by_name() {
 #[tokio::test]
 async fn settings_that_make_no_sense_are_refused_before_anything_is_served() {
     let world = World::new().await;
-    let run = async |change: fn(&mut svc_scheduler::Config)| {
-        let mut config = world.config.clone();
+    let run = async |change: fn(&mut svc_scheduler::Config, &mut kit::Common)| {
+        let (mut config, mut common) = (world.config.clone(), world.common.clone());
         config.grpc_addr = ([127, 0, 0, 1], 0).into();
-        change(&mut config);
+        change(&mut config, &mut common);
         let shutdown = kit::Shutdown::default();
-        let result = svc_scheduler::run(config, world.common.clone(), shutdown).await;
+        let result = svc_scheduler::run(config, common, shutdown).await;
         format!("{:#}", result.expect_err("it runs"))
     };
-    assert!(run(|c| c.phases = vec![4; 8]).await.contains("8 lengths instead of 9"));
-    assert!(run(|c| c.phases[2] = 0).await.contains("MinerCommit1"));
-    assert!(run(|c| c.evaluation.max_attempts = 0).await.contains("max_attempts"));
-    assert!(run(|c| c.policy.validators = vec!["5x".to_owned()]).await.contains("5x"));
+    let told = run(|_, common| common.phases = vec![4; 8]).await;
+    assert!(told.contains("`common.phases`: 8 lengths instead of 9"), "{told}");
+    let told = run(|_, common| common.phases[2] = 0).await;
+    assert!(told.contains("`common.phases`: phase MinerCommit1"), "{told}");
+    assert!(run(|c, _| c.evaluation.max_attempts = 0).await.contains("max_attempts"));
+    assert!(run(|c, _| c.policy.validators = vec!["5x".to_owned()]).await.contains("5x"));
 }

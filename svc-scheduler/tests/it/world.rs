@@ -62,7 +62,6 @@ impl World {
         config.block_time = Duration::from_millis(40);
         config.leader_ttl = Duration::from_secs(120);
         config.initial_version = BASE_VERSION;
-        config.phases = vec![4; 9];
         config.evaluation.batches = 2;
         config.evaluation.lease_blocks = 3;
         config.policy.weights = WeightsKind::TopK;
@@ -70,6 +69,7 @@ impl World {
         let common = Common {
             store_url: format!("memory://scheduler-test-{}-{number}", std::process::id()),
             artifacts_url: format!("file:{}", disk.path().join("artifacts").display()),
+            phases: vec![4; 9],
             data_dir: disk.path().join("data"),
             chain_url: chain.url(),
             peer_url: merge.url(),

@@ -259,7 +259,6 @@ grpc_addr = "127.0.0.1:{scheduler}"
 block_time = "{block_ms}ms"
 leader_ttl = "2s"
 expert_group = {group}
-phases = {phases:?}
 
 [scheduler.evaluation]
 batches = {BATCHES}
@@ -289,7 +288,6 @@ grpc_addr = "127.0.0.1:{peer}"
 hello_interval = "200ms"
 "#,
         group = ExpertGroup(0),
-        phases = plan.schedule.lengths(),
         batch_size = model::train::DEMO_BATCH_SIZE,
         sequence_length = model::train::DEMO_SEQUENCE_LENGTH,
         http = ports.http,
@@ -316,8 +314,10 @@ data_dir = "{folder}/data"
 log_format = "json"
 instance = "{name}"
 shutdown_grace = "3s"
+phases = {phases:?}
 "#,
-        name = player.name
+        name = player.name,
+        phases = plan.schedule.lengths(),
     );
     if let Some(endpoint) = &plan.otlp_endpoint {
         let _ = writeln!(text, "otlp_endpoint = \"{endpoint}\"");

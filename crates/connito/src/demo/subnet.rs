@@ -216,9 +216,9 @@ async fn start_miner(
     tokio::fs::write(&path, setup::miner_config(plan, player, port, chain)).await?;
     let common: kit::Common = kit::config::load(Some(&path), "common")?;
     let config: svc_chain::Config = kit::config::load(Some(&path), "chain")?;
+    let channel = kit::auth::channel(&format!("http://127.0.0.1:{port}"), &common)?;
     shutdown.spawn(svc_chain::run(config, common, shutdown.child()));
     testkit::connects(([127, 0, 0, 1], port).into(), Duration::from_secs(30)).await?;
-    let channel = kit::channel(&format!("http://127.0.0.1:{port}"), &Tls::default())?;
 
     let steps = TrainOptions::default().steps as f64 * plan.effort(n);
     let config = MinerConfig {

@@ -95,7 +95,7 @@ pub(crate) fn main(args: Args) -> anyhow::Result<()> {
         poll: Duration::from_secs(args.poll),
     };
     kit::run("connito-miner", &common.clone(), None, async move |shutdown| {
-        let client = Chain::new(kit::channel(&common.chain_url, &common.tls)?);
+        let client = Chain::new(kit::auth::channel(&common.chain_url, &common)?);
         let own = svc_chain::run(chain, common, shutdown.child());
         let voice = Voice { miner: 0, listener: None };
         let work = super::run(config, client, voice, shutdown.child());

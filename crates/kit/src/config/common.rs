@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use secrecy::SecretString;
+
 /// What all services of a host agree on.
 #[derive(Debug, Clone, confique::Config)]
 pub struct Common {
@@ -20,6 +22,11 @@ pub struct Common {
     /// Folder for what this host keeps to itself: caches and temporary files.
     #[config(default = "./connito-data")]
     pub data_dir: PathBuf,
+
+    /// Lengths of the nine phases in blocks, in the order of the protocol: Distribute, Train,
+    /// MinerCommit1, MinerCommit2, Submission, Validate, Merge, ValidatorCommit1, ValidatorCommit2.
+    #[config(default = [20, 300, 8, 8, 20, 50, 50, 8, 8])]
+    pub phases: Vec<u64>,
 
     /// Address of svc-chain.
     #[config(default = "http://127.0.0.1:50051")]
@@ -55,6 +62,14 @@ pub struct Common {
     #[config(default = "10s", deserialize_with = humantime_serde::deserialize)]
     pub shutdown_grace: Duration,
 
+    /// Secret by which the services of this validator know each other where there is no TLS. Not for
+    /// the file: set CONNITO_TOKEN.
+    pub token: Option<SecretString>,
+
+    /// File that holds that secret; the first service that starts makes it. `internal.token` in
+    /// `data_dir` if not set.
+    pub token_file: Option<PathBuf>,
+
     /// Mutual TLS between the services of a validator. All three files, or none.
     #[config(nested)]
     pub tls: Tls,
@@ -71,6 +86,14 @@ pub struct Tls {
 
     /// Certificate of the authority that both sides' certificates are checked against.
     pub ca: Option<PathBuf>,
+}
+
+impl Tls {
+    /// Whether TLS is configured, wholly or by halves: halves are refused where it is used.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.cert.is_some() || self.key.is_some() || self.ca.is_some()
+    }
 }
 
 /// How log lines look.
@@ -93,6 +116,7 @@ impl Default for Common {
             namespace: "connito".to_owned(),
             artifacts_url: "file:./connito-data/artifacts".to_owned(),
             data_dir: PathBuf::from("./connito-data"),
+            phases: vec![20, 300, 8, 8, 20, 50, 50, 8, 8],
             chain_url: "http://127.0.0.1:50051".to_owned(),
             scheduler_url: "http://127.0.0.1:50052".to_owned(),
             peer_url: "http://127.0.0.1:50055".to_owned(),
@@ -102,6 +126,8 @@ impl Default for Common {
             log_file: None,
             instance: String::new(),
             shutdown_grace: Duration::from_secs(10),
+            token: None,
+            token_file: None,
             tls: Tls::default(),
         }
     }

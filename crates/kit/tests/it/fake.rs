@@ -22,6 +22,11 @@ pub(crate) trait Handler: Clone + Send + Sync + 'static {
     /// Answers at `/test.Fake/Say`.
     async fn say(&self, word: String) -> Result<String, Status>;
 
+    /// As [`Self::say`], for those who look at more than the word.
+    async fn asked(&self, request: Request<String>) -> Result<String, Status> {
+        self.say(request.into_inner()).await
+    }
+
     /// Answers at `/test.Fake/Tell`.
     async fn tell(&self, word: String) -> Result<Words, Status> {
         Err(Status::unimplemented(word))
@@ -45,7 +50,7 @@ impl<H: Handler> tonic::server::UnaryService<String> for Method<H> {
 
     fn call(&mut self, request: Request<String>) -> Self::Future {
         let handler = self.0.clone();
-        Box::pin(async move { handler.say(request.into_inner()).await.map(Response::new) })
+        Box::pin(async move { handler.asked(request).await.map(Response::new) })
     }
 }
 

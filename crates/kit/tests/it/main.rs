@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod auth;
 mod config;
 mod fake;
 mod grpc;
