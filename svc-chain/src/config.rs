@@ -89,6 +89,16 @@ pub struct Config {
     #[config(default = "auto")]
     pub commit_reveal: Preference,
 
+    /// Most signatures in a minute for model hashes, and as many for records: a round needs one of
+    /// each.
+    #[config(default = 60)]
+    pub round_signatures_per_minute: u32,
+
+    /// Most signatures in a minute for messages to other validators: a merge needs one for each part
+    /// of the model and member.
+    #[config(default = 30000)]
+    pub peer_signatures_per_minute: u32,
+
     /// Finished intents that are kept.
     #[config(default = 256)]
     pub keep_intents: usize,
@@ -131,6 +141,8 @@ pub enum ConfigError {
     NetUid(u16),
     #[error("`chain.max_attempts` must be at least 1")]
     MaxAttempts,
+    #[error("`chain.{0}` must be at least 1: nothing could be signed")]
+    NoSignatures(&'static str),
     #[error("`chain.lease_ttl` must be at least 100ms")]
     LeaseTtl,
 }
@@ -157,6 +169,8 @@ impl Config {
             max_attempts: 6,
             version_key: 10_001_000,
             commit_reveal: Preference::Auto,
+            round_signatures_per_minute: 60,
+            peer_signatures_per_minute: 30_000,
             keep_intents: 256,
             lease_ttl: Duration::from_secs(15),
             request_timeout: Duration::from_secs(15),
@@ -215,6 +229,12 @@ impl Config {
         if self.max_attempts == 0 {
             return Err(ConfigError::MaxAttempts);
         }
+        if self.round_signatures_per_minute == 0 {
+            return Err(ConfigError::NoSignatures("round_signatures_per_minute"));
+        }
+        if self.peer_signatures_per_minute == 0 {
+            return Err(ConfigError::NoSignatures("peer_signatures_per_minute"));
+        }
         self.urls()?;
         self.genesis()?;
         Ok(())
@@ -272,6 +292,9 @@ mod tests {
         assert_eq!(config.check(), Err(ConfigError::NetUid(4096)));
         let config = Config { lease_ttl: Duration::ZERO, ..defaults.clone() };
         assert_eq!(config.check(), Err(ConfigError::LeaseTtl));
+        let config = Config { round_signatures_per_minute: 0, ..defaults.clone() };
+        let none = ConfigError::NoSignatures("round_signatures_per_minute");
+        assert_eq!(config.check(), Err(none));
         let config = Config { max_attempts: 0, ..defaults };
         assert_eq!(config.check(), Err(ConfigError::MaxAttempts));
     }

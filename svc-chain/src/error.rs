@@ -36,6 +36,10 @@ pub(crate) enum Error {
         "intent {key} holds weights of the stale guard, and a round's own are on their way: {own}"
     )]
     Guarded { key: String, own: String },
+    #[error(
+        "signed for the purpose `{purpose}` too often in a minute: ask again in some seconds, or raise the limit in [chain]"
+    )]
+    SignLimit { purpose: &'static str },
     #[error("intent {0} was never recorded")]
     NoSuchIntent(String),
     #[error("intent {key} as stored cannot be read: {why}")]
@@ -60,6 +64,7 @@ impl Error {
             Self::OtherPayload { .. } => "other_payload",
             Self::Superseded { .. } => "superseded",
             Self::Guarded { .. } => "guarded",
+            Self::SignLimit { .. } => "sign_limit",
             Self::NoSuchIntent(_) => "no_such_intent",
             Self::StoredIntent { .. } => "stored_intent",
             Self::Field(_) => "invalid_field",
@@ -77,6 +82,7 @@ impl Error {
             | Self::WrongChain(_) => Code::FailedPrecondition,
             Self::Unreadable { .. } | Self::StoredIntent { .. } => Code::Internal,
             Self::OtherPayload { .. } => Code::AlreadyExists,
+            Self::SignLimit { .. } => Code::ResourceExhausted,
             Self::Field(_) => Code::InvalidArgument,
         }
     }

@@ -4,7 +4,7 @@ use std::{pin::Pin, sync::Arc};
 
 use domain::{BlockHash, BlockNumber, ModelHash, RoundId, Uid};
 use futures::{Stream, StreamExt as _};
-use kit::Shutdown;
+use kit::{Shutdown, auth::Guard};
 use proto::{
     InvalidField,
     chain::v1::{self, chain_service_server::ChainService},
@@ -12,22 +12,26 @@ use proto::{
 };
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
-use tracing::{Span, field::Empty, instrument};
+use tracing::{Span, debug, field::Empty, instrument, warn};
 
 use crate::{
     blocks::Head,
     chain::{Block, BlockId, Chain},
     error::Error,
     keys::SigningKey,
+    metrics,
     outbox::{Intent, Key, Kind, Outbox, State},
     payload, read,
-    sign::{self, Purpose},
+    sign::{Purpose, Signer},
 };
 
 /// Answers calls; those that need the chain are UNAVAILABLE until it was reached.
 #[derive(Debug)]
 pub(crate) struct Handler {
     pub(crate) key: Arc<SigningKey>,
+    pub(crate) signer: Signer,
+    /// Knows the callers of what only the validator's own services may do.
+    pub(crate) guard: Guard,
     pub(crate) chain: watch::Receiver<Option<Chain>>,
     pub(crate) head: Head,
     pub(crate) outbox: Outbox,
@@ -150,8 +154,10 @@ impl ChainService for Handler {
         &self,
         request: Request<v1::SubmitIntentRequest>,
     ) -> Result<Response<v1::Intent>, Status> {
+        let caller = self.guard.caller(&request)?;
         let request = request.into_inner();
         let key = key_in(request.key)?;
+        debug!(%key, %caller, "intent is handed in");
         let payload = payload::parse(key.kind, request.payload).map_err(Error::from)?;
         let intent = self.outbox.submit(key, payload).await?;
         Ok(Response::new(intent_out(&intent)))
@@ -182,8 +188,13 @@ impl ChainService for Handler {
         &self,
         request: Request<v1::SignRequest>,
     ) -> Result<Response<v1::SignResponse>, Status> {
+        let caller = self.guard.caller(&request);
         let purpose = purpose_in(request.into_inner()).map_err(Error::from)?;
-        let signature = sign::sign(&self.key, purpose);
+        let caller = caller.inspect_err(|status| {
+            metrics::signature_refused(purpose.name(), "unauthenticated");
+            warn!(purpose = purpose.name(), reason = status.message(), "not signed");
+        })?;
+        let signature = self.signer.sign(&caller, purpose)?;
         Ok(Response::new(v1::SignResponse { signature: signature.to_vec().into() }))
     }
 }

@@ -28,7 +28,7 @@ mod weights;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use kit::{Common, GrpcServer, Health, Shutdown};
+use kit::{Common, GrpcServer, Health, Shutdown, auth::Guard};
 use proto::chain::v1::chain_service_server::{ChainServiceServer, SERVICE_NAME};
 use secrecy::SecretString;
 use store::Store;
@@ -42,6 +42,7 @@ use crate::{
     grpc::Handler,
     outbox::{Outbox, Worker},
     rpc::Rpc,
+    sign::Signer,
 };
 pub use crate::{
     config::{Config, ConfigError, Follow},
@@ -98,6 +99,8 @@ impl Service {
         let (chain, reached) = watch::channel(None);
         let handler = Handler {
             key: Arc::clone(&key),
+            signer: Signer::new(Arc::clone(&key), &config),
+            guard: Guard::open(common).context("tell callers from strangers")?,
             chain: reached,
             head: head.clone(),
             outbox: outbox.clone(),

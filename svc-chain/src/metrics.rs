@@ -57,6 +57,12 @@ pub(crate) fn nonce_owner(owner: bool) {
     gauge!("chain_nonce_owner").set(if owner { 1.0 } else { 0.0 });
 }
 
+/// A signature was refused: `unauthenticated` or `limit`.
+pub(crate) fn signature_refused(purpose: &'static str, reason: &'static str) {
+    counter!("chain_signatures_refused_total", "purpose" => purpose, "reason" => reason)
+        .increment(1);
+}
+
 /// A signature was given for a named purpose.
 pub(crate) fn signed(purpose: &'static str) {
     counter!("chain_signatures_total", "purpose" => purpose).increment(1);

@@ -14,6 +14,7 @@ async fn the_binary_serves_and_ends_on_sigterm() {
     let chain = rig::start(rig::genesis()).await;
     let addr = testkit::unused_addr().unwrap();
     let mut running = Process::new(env!("CARGO_BIN_EXE_svc-chain"))
+        .env("CONNITO_TOKEN", rig::TOKEN)
         .env("CONNITO_CHAIN_GRPC_ADDR", addr.to_string())
         .env("CONNITO_CHAIN_ENDPOINTS", format!("[\"{}\"]", chain.url()))
         .env("CONNITO_CHAIN_WALLET_PATH", rig::wallets())
@@ -46,6 +47,7 @@ async fn a_process_that_is_killed_and_started_again_on_redis_sends_once() {
     let addr = testkit::unused_addr().unwrap();
     let spawn = || {
         Process::new(env!("CARGO_BIN_EXE_svc-chain"))
+            .env("CONNITO_TOKEN", rig::TOKEN)
             .env("CONNITO_STORE_URL", redis.url())
             .env("CONNITO_CHAIN_GRPC_ADDR", addr.to_string())
             .env("CONNITO_CHAIN_ENDPOINTS", format!("[\"{}\"]", chain.url()))

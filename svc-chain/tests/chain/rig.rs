@@ -77,6 +77,7 @@ pub(crate) fn config(chain: &DevChain) -> Config {
 pub(crate) struct Running {
     runtime: Option<tokio::runtime::Runtime>,
     shutdown: Shutdown,
+    pub(crate) addr: SocketAddr,
     ended: tokio::task::JoinHandle<anyhow::Result<()>>,
     pub(crate) client: Client,
 }
@@ -101,14 +102,14 @@ impl Running {
         let ended = runtime.spawn({
             let shutdown = shutdown.clone();
             async move {
-                let common = Common::default();
+                let common = common();
                 let service = Service::start(config, &common, store, shutdown).await?;
                 bound.send(service.local_addr()).unwrap();
                 service.serve().await
             }
         });
         let addr = timeout(PATIENCE, addr).await.unwrap().unwrap();
-        Self { runtime: Some(runtime), shutdown, ended, client: client(addr) }
+        Self { runtime: Some(runtime), shutdown, addr, ended, client: client(addr) }
     }
 
     async fn ready(&mut self) {
@@ -149,7 +150,20 @@ impl Drop for Running {
     }
 }
 
+/// The secret by which callers of these services are known.
+pub(crate) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+fn common() -> Common {
+    Common { token: Some(TOKEN.into()), ..Common::default() }
+}
+
+/// A client of a service of the same validator.
 pub(crate) fn client(addr: SocketAddr) -> Client {
+    ChainServiceClient::new(kit::auth::channel(&format!("http://{addr}"), &common()).unwrap())
+}
+
+/// A client of somebody else, who can reach the port.
+pub(crate) fn stranger(addr: SocketAddr) -> Client {
     ChainServiceClient::new(kit::channel(&format!("http://{addr}"), &Tls::default()).unwrap())
 }
 

@@ -336,3 +336,27 @@ async fn the_configured_address_is_announced_at_start_and_not_again_at_the_next(
     again.stop().await;
     assert_eq!(chain.extrinsics().await.unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn nothing_is_signed_or_written_for_a_caller_that_does_not_say_who_it_is() {
+    use v1::sign_request::Purpose;
+    let chain = rig::start(rig::genesis()).await;
+    let config = Config { round_signatures_per_minute: 2, ..rig::config(&chain) };
+    let mut service = Running::start(config, &Store::in_memory()).await;
+    let request = || v1::SignRequest { purpose: Some(Purpose::RecordDigest(vec![1; 32].into())) };
+    let mut stranger = rig::stranger(service.addr);
+    let refused = stranger.sign(request()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    assert!(!refused.message().contains(rig::TOKEN), "{refused:?}");
+    let refused = stranger.submit_intent(rig::weights(1, SHARES)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    let known = stranger.get_identity(v1::GetIdentityRequest {}).await;
+    assert!(known.is_ok(), "what anybody may know is told: {known:?}");
+    service.client.sign(request()).await.unwrap();
+    service.client.sign(request()).await.unwrap();
+    let often = service.client.sign(request()).await.unwrap_err();
+    assert_eq!(often.code(), Code::ResourceExhausted);
+    assert!(often.message().starts_with("sign_limit"), "{often:?}");
+    assert!(chain.extrinsics().await.unwrap().is_empty());
+    service.stop().await;
+}
