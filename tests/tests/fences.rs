@@ -45,10 +45,12 @@ fn the_domain_is_pure() {
 }
 
 #[test]
-fn libtorch_is_named_in_one_crate_and_the_chain_client_in_two() {
-    for (fenced, allowed) in
-        [("tch", ["model"].as_slice()), ("subxt", ["svc-chain", "devchain"].as_slice())]
-    {
+fn libtorch_and_timelock_are_named_in_one_crate_and_the_chain_client_in_two() {
+    for (fenced, allowed) in [
+        ("tch", ["model"].as_slice()),
+        ("timelock", ["drand"].as_slice()),
+        ("subxt", ["svc-chain", "devchain"].as_slice()),
+    ] {
         for (package, uses) in dependencies() {
             let free = allowed.contains(&package.as_str());
             assert!(free || !uses.iter().any(|name| name == fenced), "{package} names {fenced}");
@@ -59,7 +61,8 @@ fn libtorch_is_named_in_one_crate_and_the_chain_client_in_two() {
 #[test]
 fn shared_crates_stand_on_the_domain_and_not_on_services() {
     let all = dependencies();
-    for package in ["domain", "checkpoint", "model", "kit", "store", "proto", "devchain", "testkit"]
+    for package in
+        ["domain", "checkpoint", "drand", "model", "kit", "store", "proto", "devchain", "testkit"]
     {
         let up: Vec<_> = all[package]
             .iter()
