@@ -196,6 +196,8 @@ impl Genesis {
             ("MaxWeightsLimit", self.max_weight_limit.into()),
             ("WeightsVersionKey", self.weights_version),
             ("ActivityCutoff", self.activity_cutoff.into()),
+            ("SubnetEpochIndex", 0),
+            ("LastEpochBlock", 0),
             ("RevealPeriodEpochs", self.reveal_period),
             ("Burn", self.burn),
             ("MaxAllowedUids", self.max_uids.into()),

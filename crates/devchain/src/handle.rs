@@ -255,12 +255,12 @@ impl DevChain {
 
     /// The block of the next epoch after the newest; `None` with a tempo of 0.
     pub async fn next_epoch(&self) -> Result<Option<u64>, Stopped> {
-        self.read(None, |state, netuid| epoch::next(state, netuid)).await
+        self.read(None, epoch::next).await
     }
 
     /// The epoch of the newest block.
     pub async fn epoch(&self) -> Result<u64, Stopped> {
-        self.read(None, |state, netuid| epoch::index(state, netuid)).await
+        self.read(None, epoch::index).await
     }
 
     /// The free balance of an account in rao.

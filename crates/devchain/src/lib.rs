@@ -13,6 +13,7 @@ mod balance;
 mod block;
 mod chain;
 mod command;
+mod counted;
 mod dispatch;
 mod encode;
 mod epoch;

@@ -142,9 +142,12 @@ type Row = (Vec<u16>, Vec<u16>, u64);
 /// UIDs, values and version key, after the hotkey. Commits without a hotkey are of an older form,
 /// which the chain still takes.
 fn open(sealed: &[u8], signature: &[u8], who: &Account) -> Result<Row, NotRevealed> {
-    let bytes = drand::open(sealed, signature)?;
-    let old = || Row::decode(&mut &bytes[..]).map_err(|_| NotRevealed::Payload);
-    let input = &mut &bytes[..];
+    payload(&drand::open(sealed, signature)?, who)
+}
+
+fn payload(bytes: &[u8], who: &Account) -> Result<Row, NotRevealed> {
+    let old = || Row::decode(&mut &*bytes).map_err(|_| NotRevealed::Payload);
+    let input = &mut &*bytes;
     let Ok((hotkey, dests, weights, version_key)) =
         <(Vec<u8>, Vec<u16>, Vec<u16>, u64)>::decode(input)
     else {
@@ -154,5 +157,42 @@ fn open(sealed: &[u8], signature: &[u8], who: &Account) -> Result<Row, NotReveal
         Some(hotkey) if hotkey == who => Ok((dests, weights, version_key)),
         Some(_) => Err(NotRevealed::Stranger),
         None => old(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use codec::Encode as _;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_row_or_a_named_reason(bytes: Vec<u8>, cut in 0usize..200) {
+            let _ = payload(&bytes, &[7; 32]);
+            let real = (vec![7u8; 32], vec![1u16; 9], vec![2u16; 9], 3u64).encode();
+            let _ = payload(&real[..cut.min(real.len())], &[7; 32]);
+        }
+
+        #[test]
+        fn a_row_is_set_for_its_own_hotkey_only(
+            who: Account,
+            other: Account,
+            uids: Vec<u16>,
+            values: Vec<u16>,
+            key: u64,
+        ) {
+            prop_assume!(who != other);
+            let bytes = (who.to_vec(), &uids, &values, key).encode();
+            prop_assert_eq!(payload(&bytes, &who).unwrap(), (uids, values, key));
+            prop_assert!(matches!(payload(&bytes, &other), Err(NotRevealed::Stranger)));
+        }
+    }
+
+    #[test]
+    fn the_older_form_without_a_hotkey_is_taken_too() {
+        let row = (vec![1u16, 2], vec![3u16, 4], 5u64);
+        assert_eq!(payload(&row.encode(), &[7; 32]).unwrap(), row);
     }
 }

@@ -1,6 +1,7 @@
 //! What a block does for the subnet before its extrinsics, in the live chain's order.
 
 use crate::{
+    counted,
     dispatch::{self, Rules},
     epoch,
     pulses::Pulses,
@@ -17,6 +18,7 @@ pub(crate) fn on_block(
     pulses: &Pulses,
     now_ms: u64,
 ) -> Result<(), MetadataError> {
+    counted::begin(state, rules.netuid)?;
     dispatch::reset_registrations(state, rules.netuid)?;
     pulses.on_block(state, rules.netuid, now_ms)?;
     reveal::on_block(state, rules.netuid)?;

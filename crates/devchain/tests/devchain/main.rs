@@ -7,7 +7,7 @@ mod commits;
 mod epochs;
 mod faults;
 mod hostile;
-mod old;
+mod others;
 mod reading;
 mod refused;
 mod registration;

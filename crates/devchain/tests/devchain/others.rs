@@ -1,4 +1,4 @@
-//! Runtimes from before: what a validator needs works on them too.
+//! Runtimes before and after the embedded one: what a validator needs works on them too.
 
 use codec::Encode as _;
 use devchain::Genesis;
@@ -57,4 +57,14 @@ async fn a_validator_lives_on_spec_218() {
 #[tokio::test]
 async fn a_validator_lives_on_spec_240() {
     runs_on("subtensor_devnet_spec240_v15.scale").await;
+}
+
+#[tokio::test]
+async fn a_validator_lives_on_spec_393() {
+    runs_on("subtensor_finney_spec393_v16.scale").await;
+}
+
+#[tokio::test]
+async fn a_validator_lives_on_spec_424() {
+    runs_on("subtensor_finney_spec424_v16.scale").await;
 }
