@@ -12,14 +12,16 @@ use tokio::sync::watch;
 use crate::{
     block::{Block, Head},
     dispatch::Rules,
-    encode, epoch,
+    encode,
     extrinsic::{Extrinsic, Facts},
     genesis::{Genesis, Production},
     history::{Changes, History},
     pool::{Pool, Status},
+    pulses::Pulses,
     refusal::Refusal,
     runtime::{MetadataError, Runtime, blake2_256},
     state::{Account, State, account, number},
+    step,
 };
 
 /// How many block hashes the runtime remembers: no extrinsic may be older.
@@ -74,6 +76,7 @@ pub(crate) enum NoState {
 pub(crate) struct Chain {
     runtime: Runtime,
     pub(crate) rules: Rules,
+    pub(crate) pulses: Pulses,
     blocks: Vec<Block>,
     by_hash: HashMap<[u8; 32], u32>,
     history: History,
@@ -106,7 +109,9 @@ impl Chain {
                 netuid: genesis.netuid,
                 allow_loopback_axons: genesis.allow_loopback_axons,
                 refuse_early: genesis.refuse_early,
+                permits_by_stake: genesis.permits_by_stake,
             },
+            pulses: Pulses::new(genesis),
             by_hash: HashMap::from([(first.head.hash, 0)]),
             blocks: vec![first],
             history,
@@ -281,7 +286,7 @@ impl Chain {
             state.remove("System", "BlockHash", &[number(old)])?;
         }
         state.put("Timestamp", "Now", &[], &now)?;
-        epoch::on_block(state, self.rules.netuid)
+        step::on_block(state, self.rules, &self.pulses, now)
     }
 }
 

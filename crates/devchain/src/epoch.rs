@@ -1,10 +1,18 @@
-//! What happens once per tempo: weights become incentives.
+//! When a subnet's epochs end, and what happens then: weights become incentives.
+//!
+//! Runtimes have one of two rules, told apart by whether they keep `SubnetEpochIndex`:
+//!
+//! - **stateful** (spec 424): an epoch ends `Tempo` blocks after `LastEpochBlock`, or at
+//!   `PendingEpochAt` where someone asked for one; `SubnetEpochIndex` counts them, and
+//!   `get_next_epoch_start_block` tells the next.
+//! - **modulo** (before): with a period of `Tempo` + 1, a block's epoch index is
+//!   (block + netuid + 1) / period, and the epoch is computed in the last block of every index.
 //!
 //! Not Yuma consensus: a miner's incentive is its stake-weighted share of the weights of the
-//! active validators. Epochs are at the multiples of the tempo; the live chain's are at other
-//! blocks, and clients ask it for the next one.
+//! active validators.
 
 use crate::{
+    dispatch::Rules,
     runtime::MetadataError,
     state::{State, number},
     subnet::{self, SUBTENSOR},
@@ -13,37 +21,147 @@ use crate::{
 /// Alpha that a subnet emits per block to miners, and as much again to validators, in rao.
 const EMISSION_PER_BLOCK: u64 = 410_000_000;
 
+/// How a runtime tells epochs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rule {
+    Stateful,
+    Modulo,
+}
+
+/// The rule of the state's runtime.
+pub(crate) fn rule(state: &State<'_>) -> Rule {
+    match state.runtime().entry(SUBTENSOR, "SubnetEpochIndex") {
+        Some(_) => Rule::Stateful,
+        None => Rule::Modulo,
+    }
+}
+
 fn tempo(state: &State<'_>, netuid: u16) -> Result<u64, MetadataError> {
     let tempo: u16 = subnet::item(state, "Tempo", netuid)?.unwrap_or(0);
-    Ok(tempo.max(1).into())
+    Ok(tempo.into())
 }
 
-/// The number of epochs that ended before this block.
+fn counter(state: &State<'_>, entry: &str, netuid: u16) -> Result<u64, MetadataError> {
+    Ok(subnet::item(state, entry, netuid)?.unwrap_or(0))
+}
+
+/// The epoch in which a commit or a reveal of the state's block falls. In the block that ends an
+/// epoch it is the next one already, before the epoch is computed as after.
 pub(crate) fn index(state: &State<'_>, netuid: u16) -> Result<u64, MetadataError> {
-    Ok(u64::from(state.block()) / tempo(state, netuid)?)
+    match rule(state) {
+        Rule::Stateful => {
+            let ended = u64::from(is_due(state, netuid)?);
+            Ok(counter(state, "SubnetEpochIndex", netuid)?.saturating_add(ended))
+        }
+        Rule::Modulo => index_of(state, netuid, state.block().into()),
+    }
 }
 
-/// The block of the next epoch after this block.
-pub(crate) fn next(state: &State<'_>, netuid: u16) -> Result<u64, MetadataError> {
-    Ok((index(state, netuid)? + 1) * tempo(state, netuid)?)
+/// The epoch of a block by the modulo rule.
+pub(crate) fn index_of(state: &State<'_>, netuid: u16, block: u64) -> Result<u64, MetadataError> {
+    Ok(shifted(netuid, block) / (tempo(state, netuid)? + 1))
 }
 
-/// Counts this block, and runs the epoch when its time has come.
-pub(crate) fn on_block(state: &mut State<'_>, netuid: u16) -> Result<(), MetadataError> {
+/// The blocks of an epoch by the modulo rule: the first and the last.
+pub(crate) fn blocks_of(
+    state: &State<'_>,
+    netuid: u16,
+    epoch: u64,
+) -> Result<(u64, u64), MetadataError> {
+    let tempo = tempo(state, netuid)?;
+    let first = epoch.saturating_mul(tempo + 1).saturating_sub(shifted(netuid, 0));
+    Ok((first, first.saturating_add(tempo)))
+}
+
+fn shifted(netuid: u16, block: u64) -> u64 {
+    block.saturating_add(u64::from(netuid) + 1)
+}
+
+/// Whether the epoch is computed in the state's block. A tempo of 0 is a subnet without epochs.
+fn is_due(state: &State<'_>, netuid: u16) -> Result<bool, MetadataError> {
     let block = u64::from(state.block());
     let tempo = tempo(state, netuid)?;
-    let key = [number(netuid)];
-    state.put(SUBTENSOR, "BlocksSinceLastStep", &key, &(block % tempo))?;
-    if block % tempo != 0 {
-        return Ok(());
+    if tempo == 0 {
+        return Ok(false);
     }
-    state.put(SUBTENSOR, "LastMechansimStepBlock", &key, &block)?;
-    state.put(SUBTENSOR, "LastEpochBlock", &key, &block)?;
-    state.put(SUBTENSOR, "SubnetEpochIndex", &key, &(block / tempo))?;
-    run(state, netuid, tempo)
+    match rule(state) {
+        Rule::Stateful => {
+            let pending = counter(state, "PendingEpochAt", netuid)?;
+            let last = counter(state, "LastEpochBlock", netuid)?;
+            let asked_for = pending > 0 && block >= pending;
+            Ok(asked_for || block.saturating_sub(last) >= tempo)
+        }
+        Rule::Modulo => Ok(shifted(netuid, block) % (tempo + 1) == tempo),
+    }
 }
 
-fn run(state: &mut State<'_>, netuid: u16, tempo: u64) -> Result<(), MetadataError> {
+/// The block of the next epoch after this block; `None` for a subnet without epochs.
+pub(crate) fn next(state: &State<'_>, netuid: u16) -> Result<Option<u64>, MetadataError> {
+    let tempo = tempo(state, netuid)?;
+    if tempo == 0 {
+        return Ok(None);
+    }
+    Ok(Some(match rule(state) {
+        Rule::Stateful => {
+            let scheduled = counter(state, "LastEpochBlock", netuid)?.saturating_add(tempo);
+            match counter(state, "PendingEpochAt", netuid)? {
+                0 => scheduled,
+                pending => scheduled.min(pending),
+            }
+        }
+        Rule::Modulo => {
+            let block = u64::from(state.block()) + 1;
+            block + (tempo - shifted(netuid, block) % (tempo + 1))
+        }
+    }))
+}
+
+/// Another tempo. By the stateful rule the running epoch begins again.
+pub(crate) fn set_tempo(
+    state: &mut State<'_>,
+    netuid: u16,
+    tempo: u16,
+) -> Result<(), MetadataError> {
+    let block = u64::from(state.block());
+    state.put(SUBTENSOR, "Tempo", &[number(netuid)], &tempo)?;
+    state.put(SUBTENSOR, "LastEpochBlock", &[number(netuid)], &block)
+}
+
+/// Ends the epoch in the state's block. By the modulo rule it is computed, and the index stays.
+pub(crate) fn trigger(state: &mut State<'_>, rules: Rules) -> Result<(), MetadataError> {
+    match rule(state) {
+        Rule::Stateful => {
+            let block = u64::from(state.block());
+            state.put(SUBTENSOR, "PendingEpochAt", &[number(rules.netuid)], &block)
+        }
+        Rule::Modulo => step(state, rules),
+    }
+}
+
+/// Counts this block, and computes the epoch when its time has come.
+pub(crate) fn on_block(state: &mut State<'_>, rules: Rules) -> Result<(), MetadataError> {
+    let key = [number(rules.netuid)];
+    let since = counter(state, "BlocksSinceLastStep", rules.netuid)?.saturating_add(1);
+    if !is_due(state, rules.netuid)? {
+        return state.put(SUBTENSOR, "BlocksSinceLastStep", &key, &since);
+    }
+    let block = u64::from(state.block());
+    let ended = counter(state, "SubnetEpochIndex", rules.netuid)?.saturating_add(1);
+    state.put(SUBTENSOR, "LastEpochBlock", &key, &block)?;
+    state.put(SUBTENSOR, "PendingEpochAt", &key, &0u64)?;
+    state.put(SUBTENSOR, "SubnetEpochIndex", &key, &ended)?;
+    step(state, rules)
+}
+
+fn step(state: &mut State<'_>, rules: Rules) -> Result<(), MetadataError> {
+    let key = [number(rules.netuid)];
+    state.put(SUBTENSOR, "BlocksSinceLastStep", &key, &0u64)?;
+    state.put(SUBTENSOR, "LastMechansimStepBlock", &key, &u64::from(state.block()))?;
+    emit(state, rules.netuid)?;
+    if rules.permits_by_stake { permit(state, rules.netuid) } else { Ok(()) }
+}
+
+fn emit(state: &mut State<'_>, netuid: u16) -> Result<(), MetadataError> {
     let size = subnet::size(state, netuid)?;
     let index = subnet::index(netuid, 0);
     let updates = subnet::row::<u64>(state, "LastUpdate", index, size)?;
@@ -75,7 +193,7 @@ fn run(state: &mut State<'_>, netuid: u16, tempo: u64) -> Result<(), MetadataErr
     }
     let incentive = shares(&votes);
     let dividends = shares(&stakes);
-    let emitted = EMISSION_PER_BLOCK.saturating_mul(tempo);
+    let emitted = EMISSION_PER_BLOCK.saturating_mul(tempo(state, netuid)?.max(1));
     let emission: Vec<u64> = incentive
         .iter()
         .zip(&dividends)
@@ -87,6 +205,28 @@ fn run(state: &mut State<'_>, netuid: u16, tempo: u64) -> Result<(), MetadataErr
     state.put(SUBTENSOR, "Dividends", &[number(netuid)], &dividends)?;
     state.put(SUBTENSOR, "Emission", &[number(netuid)], &emission)?;
     state.put(SUBTENSOR, "Active", &[number(netuid)], &active)
+}
+
+/// Permits go to the `MaxAllowedValidators` with the most stake among those above the threshold;
+/// of equals to the lower UID.
+fn permit(state: &mut State<'_>, netuid: u16) -> Result<(), MetadataError> {
+    let size = subnet::size(state, netuid)?;
+    let most: u16 = subnet::item(state, "MaxAllowedValidators", netuid)?.unwrap_or(u16::MAX);
+    let threshold: u64 = state.get(SUBTENSOR, "StakeThreshold", &[])?.unwrap_or(0);
+    let mut ranked = Vec::with_capacity(size.into());
+    for uid in 0..size {
+        let Some(hotkey) = subnet::hotkey(state, netuid, uid)? else { continue };
+        let stake = subnet::stake(state, netuid, &hotkey)?;
+        if stake > 0 && stake >= threshold {
+            ranked.push((stake, uid));
+        }
+    }
+    ranked.sort_by_key(|(stake, uid)| (std::cmp::Reverse(*stake), *uid));
+    let mut permits = vec![false; size.into()];
+    for (_, uid) in ranked.into_iter().take(most.into()) {
+        permits[usize::from(uid)] = true;
+    }
+    state.put(SUBTENSOR, "ValidatorPermit", &[number(netuid)], &permits)
 }
 
 /// Every number's share of the sum, in parts of 65535; all zero where the sum is zero.

@@ -6,7 +6,9 @@ use std::{
 };
 
 use crate::{
+    balance,
     history::{Changes, History},
+    pulses::Pulses,
     runtime::{MetadataError, Runtime},
     state::{Account, State, account, number},
     subnet::{self, AxonInfo, SUBTENSOR},
@@ -53,6 +55,23 @@ pub struct Genesis {
     pub activity_cutoff: u16,
     /// `CommitRevealWeightsEnabled`: plain weights are refused.
     pub commit_reveal: bool,
+    /// `CommitRevealWeightsVersion`: that of commits under a timelock.
+    pub commit_reveal_version: u16,
+    /// `RevealPeriodEpochs`: epochs after that of a commit in which it is revealed.
+    pub reveal_period: u64,
+    /// Accounts with a free balance in rao: coldkeys that can register and stake.
+    pub balances: Vec<([u8; 32], u64)>,
+    /// `Burn` in rao: what a registration costs.
+    pub burn: u64,
+    /// `MaxAllowedUids`: a newcomer to a subnet of that many replaces someone.
+    pub max_uids: u16,
+    /// `ImmunityPeriod`: blocks after its registration in which a neuron is not replaced.
+    pub immunity_period: u16,
+    /// Whether every epoch gives the validator permits to the `max_validators` with the most
+    /// stake; otherwise they stay as they are set.
+    pub permits_by_stake: bool,
+    /// `MaxAllowedValidators`.
+    pub max_validators: u16,
     /// Whether an axon may be served on the loopback address, which the live chain refuses.
     pub allow_loopback_axons: bool,
     /// Whether stake, rate limits and axons are checked at submission, as the live chain does
@@ -89,6 +108,14 @@ impl Default for Genesis {
             tempo: 360,
             activity_cutoff: 5000,
             commit_reveal: false,
+            commit_reveal_version: 4,
+            reveal_period: 1,
+            balances: Vec::new(),
+            burn: 100_000_000,
+            max_uids: 256,
+            immunity_period: 4096,
+            permits_by_stake: false,
+            max_validators: 128,
             allow_loopback_axons: false,
             refuse_early: true,
             commitment_space: 3100,
@@ -144,6 +171,12 @@ impl Genesis {
         state.put("Commitments", "MaxSpace", &[], &self.commitment_space)?;
         state.put(SUBTENSOR, "TotalNetworks", &[], &2u16)?;
         state.put(SUBTENSOR, "StakeThreshold", &[], &self.stake_threshold)?;
+        let version = &self.commit_reveal_version;
+        state.put(SUBTENSOR, "CommitRevealWeightsVersion", &[], version)?;
+        Pulses::new(self).publish(&mut state)?;
+        for (who, free) in &self.balances {
+            balance::set(&mut state, who, *free)?;
+        }
         let total: u64 = self.neurons.iter().fold(0, |sum, n| sum.saturating_add(n.stake));
         state.put(SUBTENSOR, "TotalStake", &[], &total)?;
         for (entry, on) in [
@@ -163,6 +196,13 @@ impl Genesis {
             ("MaxWeightsLimit", self.max_weight_limit.into()),
             ("WeightsVersionKey", self.weights_version),
             ("ActivityCutoff", self.activity_cutoff.into()),
+            ("SubnetEpochIndex", 0),
+            ("LastEpochBlock", 0),
+            ("RevealPeriodEpochs", self.reveal_period),
+            ("Burn", self.burn),
+            ("MaxAllowedUids", self.max_uids.into()),
+            ("ImmunityPeriod", self.immunity_period.into()),
+            ("MaxAllowedValidators", self.max_validators.into()),
         ] {
             state.put(SUBTENSOR, entry, &key, &value)?;
         }

@@ -13,15 +13,17 @@ use tokio_util::{
 };
 
 use crate::{
+    balance,
     block::Head,
     chain::{Chain, Included},
     dispatch::{self, Commitment},
+    epoch,
     faults::Faults,
     genesis::{self, Genesis, GenesisNeuron, MAX_NEURONS, Production},
     node::{Node, Stopped},
     runtime::MetadataError,
     server,
-    state::{State, account, number},
+    state::{State, number},
     subnet::{self, SUBTENSOR},
 };
 
@@ -208,7 +210,7 @@ impl DevChain {
     pub async fn set_stake(&self, uid: u16, rao: u64) -> Result<(), Stopped> {
         self.write(move |state, netuid| {
             let Some(hotkey) = subnet::hotkey(state, netuid, uid)? else { return Ok(()) };
-            state.put(SUBTENSOR, "TotalHotkeyAlpha", &[account(&hotkey), number(netuid)], &rao)
+            subnet::set_stake(state, netuid, &hotkey, rao)
         })
         .await
     }
@@ -225,6 +227,56 @@ impl DevChain {
             state.put(SUBTENSOR, "CommitRevealWeightsEnabled", &[number(netuid)], &on)
         })
         .await
+    }
+
+    /// Sets how many epochs after that of a commit it is revealed, from the next block on.
+    pub async fn set_reveal_period(&self, epochs: u64) -> Result<(), Stopped> {
+        self.write(move |state, netuid| {
+            state.put(SUBTENSOR, "RevealPeriodEpochs", &[number(netuid)], &epochs)
+        })
+        .await
+    }
+
+    /// Sets the blocks per epoch, from the next block on; 0 is no epochs. By the stateful rule
+    /// the running epoch begins again.
+    pub async fn set_tempo(&self, blocks: u16) -> Result<(), Stopped> {
+        self.write(move |state, netuid| epoch::set_tempo(state, netuid, blocks)).await
+    }
+
+    /// Ends the epoch in the next block. On runtimes where an epoch's index follows from the
+    /// block number, it is computed, and the index stays.
+    pub async fn trigger_epoch(&self) -> Result<(), Stopped> {
+        let trigger = |chain: &mut Chain| {
+            let rules = chain.rules;
+            chain.stage(|state, _| epoch::trigger(state, rules))
+        };
+        self.node.with(trigger).await?.map_err(ended)
+    }
+
+    /// The block of the next epoch after the newest; `None` with a tempo of 0.
+    pub async fn next_epoch(&self) -> Result<Option<u64>, Stopped> {
+        self.read(None, epoch::next).await
+    }
+
+    /// The epoch of the newest block.
+    pub async fn epoch(&self) -> Result<u64, Stopped> {
+        self.read(None, epoch::index).await
+    }
+
+    /// The free balance of an account in rao.
+    pub async fn balance(&self, who: [u8; 32]) -> Result<u64, Stopped> {
+        self.read(None, move |state, _| balance::free(state, &who)).await
+    }
+
+    /// `false` takes the drand beacon away: no pulses are stored, and none of the rounds that
+    /// pass is known. `true` brings it back, and the next block catches up.
+    pub async fn set_pulses(&self, on: bool) -> Result<(), Stopped> {
+        self.node.with(move |chain| chain.pulses.on = on).await
+    }
+
+    /// Makes the chain hear of rounds this many rounds late.
+    pub async fn pulse_lag(&self, rounds: u64) -> Result<(), Stopped> {
+        self.node.with(move |chain| chain.pulses.lag = rounds).await
     }
 
     /// Every call takes this much longer.

@@ -9,9 +9,11 @@
 //!
 //! It does not know the protocol of the subnet, only the chain's.
 
+mod balance;
 mod block;
 mod chain;
 mod command;
+mod counted;
 mod dispatch;
 mod encode;
 mod epoch;
@@ -23,12 +25,15 @@ mod history;
 mod metagraph;
 mod node;
 mod pool;
+mod pulses;
 mod refusal;
+mod reveal;
 mod rpc;
 mod runtime;
 mod runtime_api;
 mod server;
 mod state;
+mod step;
 mod subnet;
 
 pub use self::{

@@ -48,6 +48,9 @@ pub(crate) enum Custom {
     BadAddress = 11,
     ServingTooOften = 12,
     BadPort = 13,
+    BadRevealRound = 15,
+    CommitNotFound = 16,
+    NotInRevealRange = 17,
     BadRequest = 255,
 }
 

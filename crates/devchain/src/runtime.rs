@@ -105,6 +105,13 @@ impl Runtime {
         Some((entry.value_ty(), entry.default_value()))
     }
 
+    /// How many fields an event has; `None` where this runtime has no such event.
+    pub(crate) fn event_fields(&self, pallet: &str, event: &str) -> Option<usize> {
+        let pallet = self.metadata.pallet_by_name(pallet)?;
+        let variant = pallet.event_variants()?.iter().find(|variant| variant.name == event)?;
+        Some(variant.fields.len())
+    }
+
     /// The storage key of an item, as every client computes it.
     pub(crate) fn key(
         &self,

@@ -66,7 +66,7 @@ pub(crate) fn call(
         "SubnetInfoRuntimeApi_get_next_epoch_start_block" => {
             let netuid = u16::decode(input).map_err(|_| CallError::Arguments("netuid"))?;
             let next = match subnet::has_mechanism(state, netuid, 0)? {
-                true => some(number(epoch::next(state, netuid)?)),
+                true => epoch::next(state, netuid)?.map_or(none(), |next| some(number(next))),
                 false => none(),
             };
             let output = output(runtime, "get_next_epoch_start_block")?;

@@ -1,5 +1,7 @@
 //! The state of one block: what history says, and over it what the block in the making writes.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use codec::{Compact, Encode as _};
 use scale_decode::DecodeAsType;
@@ -97,6 +99,25 @@ impl<'a> State<'a> {
         }
     }
 
+    /// The keys of a storage item that begin with `keys`, ascending; none where this runtime has
+    /// no such item.
+    pub(crate) fn keys(
+        &self,
+        pallet: &str,
+        entry: &str,
+        keys: &[Value],
+    ) -> Result<Vec<Vec<u8>>, MetadataError> {
+        if self.runtime.entry(pallet, entry).is_none() {
+            return Ok(Vec::new());
+        }
+        let prefix = self.runtime.key(pallet, entry, keys)?;
+        let past = self.history.keys(&prefix, None, usize::MAX, self.base);
+        let written = self.done.keys().chain(self.current.keys());
+        let written = written.filter(|key| key.starts_with(&prefix)).cloned();
+        let all: BTreeSet<Vec<u8>> = past.into_iter().chain(written).collect();
+        Ok(all.into_iter().filter(|key| self.raw(key).is_some()).collect())
+    }
+
     /// Writes a storage item; nothing where this runtime has no such item.
     pub(crate) fn put(
         &mut self,
@@ -138,10 +159,21 @@ impl<'a> State<'a> {
 
     /// Keeps what was written since the last call; its events are of extrinsic `index`.
     pub(crate) fn keep(&mut self, index: u32) {
+        // Phase::ApplyExtrinsic(index).
+        self.keep_as(&[&[0][..], &index.to_le_bytes()].concat());
+    }
+
+    /// Keeps what was written before the first extrinsic.
+    pub(crate) fn keep_first(&mut self) {
+        // Phase::Initialization.
+        self.keep_as(&[2]);
+    }
+
+    fn keep_as(&mut self, phase: &[u8]) {
         self.done.append(&mut self.current);
         for event in self.current_events.drain(..) {
-            // Phase::ApplyExtrinsic(index), the event, no topics.
-            self.events.push([&[0][..], &index.to_le_bytes(), &event, &[0]].concat());
+            // The phase, the event, no topics.
+            self.events.push([phase, &event, &[0]].concat());
         }
     }
 

@@ -34,8 +34,13 @@ pub(crate) fn has_mechanism(
     netuid: u16,
     mecid: u8,
 ) -> Result<bool, MetadataError> {
-    let count: u8 = item(state, "MechanismCountCurrent", netuid)?.unwrap_or(1);
-    Ok(item(state, "NetworksAdded", netuid)?.unwrap_or(false) && mecid < count)
+    let exists = item(state, "NetworksAdded", netuid)?.unwrap_or(false);
+    Ok(exists && mecid < mechanisms(state, netuid)?)
+}
+
+/// The number of mechanisms; 1 where the runtime knows none.
+pub(crate) fn mechanisms(state: &State<'_>, netuid: u16) -> Result<u8, MetadataError> {
+    Ok(item(state, "MechanismCountCurrent", netuid)?.unwrap_or(1))
 }
 
 /// The number of neurons.
@@ -69,6 +74,22 @@ pub(crate) fn stake(
 ) -> Result<u64, MetadataError> {
     let keys = [account(hotkey), number(netuid)];
     Ok(state.get(SUBTENSOR, "TotalHotkeyAlpha", &keys)?.unwrap_or(0))
+}
+
+/// Sets the total stake of a hotkey.
+pub(crate) fn set_stake(
+    state: &mut State<'_>,
+    netuid: u16,
+    hotkey: &Account,
+    rao: u64,
+) -> Result<(), MetadataError> {
+    state.put(SUBTENSOR, "TotalHotkeyAlpha", &[account(hotkey), number(netuid)], &rao)
+}
+
+/// The coldkey of a hotkey, if it has one.
+pub(crate) fn owner(state: &State<'_>, hotkey: &Account) -> Result<Option<Account>, MetadataError> {
+    let owner: Option<Account> = state.get(SUBTENSOR, "Owner", &[account(hotkey)])?;
+    Ok(owner.filter(|owner| *owner != [0; 32]))
 }
 
 /// One number of every neuron, in order of UIDs, as many as there are neurons.

@@ -13,7 +13,8 @@ use crate::{
     subnet::{self, SUBTENSOR},
 };
 
-/// The arguments of both calls. `set_weights` is that of mechanism 0.
+/// The arguments of both calls. `set_weights` is that of mechanism 0. Weights that were committed
+/// become the same, when they are revealed.
 #[derive(Debug, Clone, PartialEq, DecodeAsType)]
 pub(crate) struct SetWeights {
     netuid: u16,
@@ -31,18 +32,29 @@ pub(super) struct Mechanism {
 }
 
 impl SetWeights {
+    /// A row of weights, however it came.
+    pub(crate) fn new(
+        netuid: u16,
+        mecid: u8,
+        dests: Vec<u16>,
+        weights: Vec<u16>,
+        version_key: u64,
+    ) -> Self {
+        Self { netuid, dests, weights, version_key, mecid }
+    }
+
     /// The checks that the live chain makes before it takes the extrinsic into its pool.
     pub(super) fn check_early(
         &self,
         signer: &Account,
         state: &State<'_>,
     ) -> Result<Result<(), Custom>, MetadataError> {
-        if !self.has_stake(signer, state)? {
+        if !has_stake(state, self.netuid, signer)? {
             return Ok(Err(Custom::StakeTooLow));
         }
         if let Some(uid) = subnet::uid(state, self.netuid, signer)?
-            && !self.commit_reveal(state)?
-            && !self.is_in_time(uid, state)?
+            && !commit_reveal(state, self.netuid)?
+            && !is_in_time(state, self.netuid, self.mecid, uid)?
         {
             return Ok(Err(Custom::RateLimit));
         }
@@ -50,11 +62,17 @@ impl SetWeights {
     }
 
     pub(super) fn dispatch(&self, signer: &Account, state: &mut State<'_>) -> Result<(), Failure> {
+        if commit_reveal(state, self.netuid)? {
+            return Err(Failure::subtensor("CommitRevealEnabled"));
+        }
+        self.set(signer, state)
+    }
+
+    /// Sets the weights. With commit-reveal the commit was the update, and had its rate limit.
+    pub(crate) fn set(&self, signer: &Account, state: &mut State<'_>) -> Result<(), Failure> {
         let fail = |error| Err(Failure::subtensor(error));
         let netuid = self.netuid;
-        if self.commit_reveal(state)? {
-            return fail("CommitRevealEnabled");
-        }
+        let committed = commit_reveal(state, netuid)?;
         if self.dests.len() != self.weights.len() {
             return fail("WeightVecNotEqualSize");
         }
@@ -68,14 +86,14 @@ impl SetWeights {
         let Some(uid) = subnet::uid(state, netuid, signer)? else {
             return fail("HotKeyNotRegisteredInSubNet");
         };
-        if !self.has_stake(signer, state)? {
+        if !has_stake(state, netuid, signer)? {
             return fail("NotEnoughStakeToSetWeights");
         }
         let version: u64 = subnet::item(state, "WeightsVersionKey", netuid)?.unwrap_or(0);
         if version != 0 && self.version_key < version {
             return fail("IncorrectWeightVersionKey");
         }
-        if !self.is_in_time(uid, state)? {
+        if !committed && !is_in_time(state, netuid, self.mecid, uid)? {
             return fail("SettingWeightsTooFast");
         }
         // A neuron may always give all its weight to itself.
@@ -104,33 +122,57 @@ impl SetWeights {
         let row: Vec<(u16, u16)> =
             self.dests.iter().copied().zip(upscaled(&self.weights)).collect();
         state.put(SUBTENSOR, "Weights", &[number(index), number(uid)], &row)?;
-        let mut updates = subnet::row::<u64>(state, "LastUpdate", index, size)?;
-        if let Some(update) = updates.get_mut(usize::from(uid)) {
-            *update = state.block().into();
+        if !committed {
+            touch(state, index, netuid, uid)?;
         }
-        state.put(SUBTENSOR, "LastUpdate", &[number(index)], &updates)?;
         state.emit(SUBTENSOR, "WeightsSet", &[number(index), number(uid)])?;
         Ok(())
     }
+}
 
-    fn commit_reveal(&self, state: &State<'_>) -> Result<bool, MetadataError> {
-        let on = subnet::item(state, "CommitRevealWeightsEnabled", self.netuid)?;
-        Ok(on.unwrap_or(false) && subnet::has_mechanism(state, self.netuid, 0)?)
-    }
+/// Whether weights are taken by commit-reveal only.
+pub(super) fn commit_reveal(state: &State<'_>, netuid: u16) -> Result<bool, MetadataError> {
+    let on = subnet::item(state, "CommitRevealWeightsEnabled", netuid)?;
+    Ok(on.unwrap_or(false) && subnet::has_mechanism(state, netuid, 0)?)
+}
 
-    fn has_stake(&self, signer: &Account, state: &State<'_>) -> Result<bool, MetadataError> {
-        let threshold: u64 = state.get(SUBTENSOR, "StakeThreshold", &[])?.unwrap_or(0);
-        Ok(subnet::stake(state, self.netuid, signer)? >= threshold)
-    }
+/// Whether a hotkey has the stake that setting weights takes.
+pub(super) fn has_stake(
+    state: &State<'_>,
+    netuid: u16,
+    signer: &Account,
+) -> Result<bool, MetadataError> {
+    let threshold: u64 = state.get(SUBTENSOR, "StakeThreshold", &[])?.unwrap_or(0);
+    Ok(subnet::stake(state, netuid, signer)? >= threshold)
+}
 
-    fn is_in_time(&self, uid: u16, state: &State<'_>) -> Result<bool, MetadataError> {
-        let index = subnet::index(self.netuid, self.mecid);
-        let size = subnet::size(state, self.netuid)?;
-        let updates = subnet::row::<u64>(state, "LastUpdate", index, size)?;
-        let limit: u64 = subnet::item(state, "WeightsSetRateLimit", self.netuid)?.unwrap_or(0);
-        let last = updates.get(usize::from(uid)).copied().unwrap_or(0);
-        Ok(waited(last, state.block(), limit))
+/// Whether the rate limit of a neuron has passed since its last update.
+pub(super) fn is_in_time(
+    state: &State<'_>,
+    netuid: u16,
+    mecid: u8,
+    uid: u16,
+) -> Result<bool, MetadataError> {
+    let size = subnet::size(state, netuid)?;
+    let updates = subnet::row::<u64>(state, "LastUpdate", subnet::index(netuid, mecid), size)?;
+    let limit: u64 = subnet::item(state, "WeightsSetRateLimit", netuid)?.unwrap_or(0);
+    let last = updates.get(usize::from(uid)).copied().unwrap_or(0);
+    Ok(waited(last, state.block(), limit))
+}
+
+/// The state's block is the last update of a neuron.
+pub(super) fn touch(
+    state: &mut State<'_>,
+    index: u16,
+    netuid: u16,
+    uid: u16,
+) -> Result<(), MetadataError> {
+    let size = subnet::size(state, netuid)?;
+    let mut updates = subnet::row::<u64>(state, "LastUpdate", index, size)?;
+    if let Some(update) = updates.get_mut(usize::from(uid)) {
+        *update = state.block().into();
     }
+    state.put(SUBTENSOR, "LastUpdate", &[number(index)], &updates)
 }
 
 /// Scales weights so that the largest is 65535, as the chain stores them.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use devchain::{DevChain, Genesis, GenesisNeuron, Production};
+use scale_decode::DecodeAsType;
 use subxt::{
     OnlineClient, OnlineClientAtBlock, SubstrateConfig,
     backend::LegacyBackend,
@@ -74,6 +75,19 @@ impl Client {
 
     pub(crate) async fn at(&self) -> OnlineClientAtBlock<SubstrateConfig> {
         self.api.at_current_block().await.unwrap()
+    }
+
+    /// A storage item, decoded, at the newest block.
+    pub(crate) async fn item<T: DecodeAsType>(
+        &self,
+        pallet: &str,
+        entry: &str,
+        keys: Vec<Value>,
+    ) -> T {
+        let entry = dynamic::storage::<Vec<Value>, T>(pallet, entry);
+        let at = self.at().await;
+        let value = at.storage().fetch(entry, keys).await.unwrap();
+        value.decode().unwrap()
     }
 
     /// A signed extrinsic, ready to be sent.
