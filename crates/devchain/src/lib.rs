@@ -44,7 +44,7 @@ pub use self::{
     genesis::{Genesis, GenesisNeuron, MAX_NEURONS, Production},
     handle::{DevChain, MIN_BLOCK_TIME, StartError, UpgradeError},
     node::Stopped,
-    runtime::MetadataError,
+    runtime::{MetadataError, with_spec_version},
 };
 
 /// SCALE metadata of finney at spec 365, which the chain runs on unless told otherwise.

@@ -78,8 +78,8 @@ impl Waiting {
 
     fn set_ready(&mut self, ready: bool) {
         let status = if ready { Status::Ready } else { Status::Future };
-        if self.ready != ready || self.status.borrow().is_empty() {
-            self.ready = ready;
+        self.ready = ready;
+        if self.status.borrow().last() != Some(&status) {
             self.tell(status);
         }
     }
@@ -190,9 +190,6 @@ impl Pool {
                 }
                 None => front.push(waiting),
             }
-        }
-        for waiting in &mut front {
-            waiting.set_ready(false);
         }
         front.append(&mut self.waiting);
         self.waiting = front;
