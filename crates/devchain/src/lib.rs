@@ -14,6 +14,7 @@ mod block;
 mod chain;
 mod command;
 mod counted;
+mod devnode;
 mod dispatch;
 mod encode;
 mod epoch;
@@ -23,6 +24,7 @@ mod genesis;
 mod handle;
 mod history;
 mod metagraph;
+mod migrate;
 mod node;
 mod pool;
 mod pulses;
@@ -31,20 +33,27 @@ mod reveal;
 mod rpc;
 mod runtime;
 mod runtime_api;
+mod script;
 mod server;
 mod state;
 mod step;
 mod subnet;
+mod view;
+mod wallet;
 
 pub use self::{
     block::Head,
-    chain::Included,
+    chain::{Included, ReorganiseError, StateError, Taken},
     command::{Args, run},
+    devnode::DevNode,
     dispatch::Commitment,
+    faults::Lie,
     genesis::{Genesis, GenesisNeuron, MAX_NEURONS, Production},
-    handle::{DevChain, MIN_BLOCK_TIME, StartError},
+    handle::{DevChain, MIN_BLOCK_TIME, StartError, UpgradeError},
     node::Stopped,
-    runtime::MetadataError,
+    runtime::{MetadataError, with_spec_version},
+    script::{Script, ScriptError},
+    wallet::{development_key, write_wallet},
 };
 
 /// SCALE metadata of finney at spec 365, which the chain runs on unless told otherwise.
