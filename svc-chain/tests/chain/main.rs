@@ -5,5 +5,6 @@
 mod crash;
 mod process;
 mod reading;
+mod reveal;
 mod rig;
 mod writing;
