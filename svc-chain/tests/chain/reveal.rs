@@ -15,6 +15,13 @@ fn genesis() -> Genesis {
     Genesis { commit_reveal: true, tempo: 10, rate_limit: 0, finality_lag: 1, ..rig::genesis() }
 }
 
+/// A chain that is old enough for its block time to be measured.
+async fn start(genesis: Genesis) -> DevChain {
+    let chain = rig::start(genesis).await;
+    chain.wait_for_block(3).await.unwrap();
+    chain
+}
+
 fn by_hash(chain: &DevChain) -> Config {
     Config { commit_reveal: Preference::HashCommit, ..rig::config(chain) }
 }
@@ -38,7 +45,7 @@ async fn rows_at(service: &mut Running, block: u64) -> Vec<v1::WeightRow> {
 #[tokio::test]
 async fn weights_committed_by_hash_are_revealed_in_their_epoch_and_once() {
     for refuse_early in [true, false] {
-        let chain = rig::start(Genesis { refuse_early, ..genesis() }).await;
+        let chain = start(Genesis { refuse_early, ..genesis() }).await;
         let mut service = Running::start(by_hash(&chain), &Store::in_memory()).await;
         let request = rig::weights(7, &[(1, 0.25), (2, 0.75)]);
         let committed = rig::carried_out(&mut service.client, request).await;
@@ -56,7 +63,7 @@ async fn weights_committed_by_hash_are_revealed_in_their_epoch_and_once() {
 
 #[tokio::test]
 async fn timelocked_weights_are_opened_by_the_chain_with_the_beacons_signature() {
-    let chain = rig::start(genesis()).await;
+    let chain = start(genesis()).await;
     let mut service = Running::start(rig::config(&chain), &Store::in_memory()).await;
     let request = rig::weights(7, &[(1, 0.25), (2, 0.75)]);
     let committed = rig::carried_out(&mut service.client, request).await;
@@ -73,7 +80,7 @@ async fn timelocked_weights_are_opened_by_the_chain_with_the_beacons_signature()
 #[tokio::test]
 async fn every_round_is_committed_and_revealed_in_its_order() {
     for config in [by_hash as fn(&DevChain) -> Config, rig::config] {
-        let chain = rig::start(genesis()).await;
+        let chain = start(genesis()).await;
         let mut service = Running::start(config(&chain), &Store::in_memory()).await;
         for (round, uid) in [(1, 1), (2, 2), (3, 1)] {
             let request = rig::weights(round, &[(uid, 1.0)]);
@@ -89,7 +96,7 @@ async fn every_round_is_committed_and_revealed_in_its_order() {
 
 #[tokio::test]
 async fn a_version_that_this_service_does_not_make_is_committed_by_hash_or_refused() {
-    let chain = rig::start(Genesis { commit_reveal_version: 5, ..genesis() }).await;
+    let chain = start(Genesis { commit_reveal_version: 5, ..genesis() }).await;
     let mut service = Running::start(rig::config(&chain), &Store::in_memory()).await;
     let committed = rig::carried_out(&mut service.client, rig::weights(1, &[(1, 1.0)])).await;
     assert_eq!((committed.state(), committed.mode.as_str()), (IntentState::Done, "hash_commit"));
@@ -105,7 +112,7 @@ async fn a_version_that_this_service_does_not_make_is_committed_by_hash_or_refus
 
 #[tokio::test]
 async fn weights_that_the_beacon_leaves_sealed_are_told_to_be_missed() {
-    let chain = rig::start(genesis()).await;
+    let chain = start(genesis()).await;
     chain.set_pulses(false).await.unwrap();
     let mut service = Running::start(rig::config(&chain), &Store::in_memory()).await;
     let committed = rig::carried_out(&mut service.client, rig::weights(7, &[(1, 1.0)])).await;
@@ -119,7 +126,7 @@ async fn weights_that_the_beacon_leaves_sealed_are_told_to_be_missed() {
 
 #[tokio::test]
 async fn a_reveal_that_nobody_was_there_for_is_told_to_be_missed() {
-    let chain = rig::start(genesis()).await;
+    let chain = start(genesis()).await;
     let store = Store::in_memory();
     let mut service = Running::start(by_hash(&chain), &store).await;
     let committed = rig::carried_out(&mut service.client, rig::weights(7, &[(1, 1.0)])).await;
@@ -135,7 +142,7 @@ async fn a_reveal_that_nobody_was_there_for_is_told_to_be_missed() {
 
 #[tokio::test]
 async fn weights_follow_the_setting_when_commit_reveal_is_switched() {
-    let chain = rig::start(genesis()).await;
+    let chain = start(genesis()).await;
     let mut service = Running::start(by_hash(&chain), &Store::in_memory()).await;
     let committed = rig::carried_out(&mut service.client, rig::weights(1, &[(1, 1.0)])).await;
     assert_eq!(committed.mode, "hash_commit");
@@ -157,7 +164,7 @@ async fn weights_follow_the_setting_when_commit_reveal_is_switched() {
 
 #[tokio::test]
 async fn a_service_that_dies_again_and_again_commits_once_and_reveals_once() {
-    let chain = rig::start(genesis()).await;
+    let chain = start(genesis()).await;
     let store = Store::in_memory();
     let config = || Config { lease_ttl: Duration::from_millis(200), ..by_hash(&chain) };
     let request = rig::weights(7, &[(1, 1.0)]);
@@ -179,7 +186,7 @@ async fn a_service_that_dies_again_and_again_commits_once_and_reveals_once() {
 
 #[tokio::test]
 async fn the_stale_guard_is_told_apart_and_never_overtakes_a_rounds_own_weights() {
-    let chain = rig::start(Genesis { commit_reveal: false, rate_limit: 25, ..genesis() }).await;
+    let chain = start(Genesis { commit_reveal: false, rate_limit: 25, ..genesis() }).await;
     let mut service = Running::start(rig::config(&chain), &Store::in_memory()).await;
     let guard = |round, uid| {
         let mut request = rig::weights(round, &[(uid, 1.0)]);
