@@ -17,6 +17,11 @@ pub struct Common {
     #[config(default = "file:./connito-data/artifacts")]
     pub artifacts_url: String,
 
+    /// Lengths of the nine phases of a cycle, in blocks and in their order: Distribute, Train,
+    /// MinerCommit1, MinerCommit2, Submission, Validate, Merge, ValidatorCommit1, ValidatorCommit2.
+    #[config(default = [20, 300, 8, 8, 20, 50, 50, 8, 8])]
+    pub phases: Vec<u64>,
+
     /// Folder for what this host keeps to itself: caches and temporary files.
     #[config(default = "./connito-data")]
     pub data_dir: PathBuf,
@@ -92,6 +97,7 @@ impl Default for Common {
             store_url: "memory://".to_owned(),
             namespace: "connito".to_owned(),
             artifacts_url: "file:./connito-data/artifacts".to_owned(),
+            phases: vec![20, 300, 8, 8, 20, 50, 50, 8, 8],
             data_dir: PathBuf::from("./connito-data"),
             chain_url: "http://127.0.0.1:50051".to_owned(),
             scheduler_url: "http://127.0.0.1:50052".to_owned(),
