@@ -1,23 +1,34 @@
 //! The chain itself: blocks, their states, the pool, and how one becomes the other. Synchronous
 //! and alone: it knows no clock, no socket and no task.
 
+mod fork;
+mod lookup;
+mod pooling;
+mod save;
+mod upgrade;
+
 use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
-use codec::Encode as _;
+use codec::{Decode, Encode};
 use scale_decode::DecodeAsType;
 use scale_value::Value;
 use tokio::sync::watch;
 
+pub(crate) use self::lookup::{NoState, Storage};
+pub use self::{
+    fork::{ReorganiseError, Taken},
+    save::StateError,
+};
 use crate::{
     block::{Block, Head},
     dispatch::Rules,
     encode, epoch,
-    extrinsic::{Extrinsic, Facts},
+    extrinsic::Extrinsic,
     genesis::{Genesis, Production},
     history::{Changes, History},
-    pool::{Pool, Status},
-    refusal::Refusal,
+    migrate,
+    pool::{Pool, Status, Waiting},
     runtime::{MetadataError, Runtime, blake2_256},
     state::{Account, State, account, number},
 };
@@ -30,12 +41,14 @@ const NOMINAL_BLOCK_TIME: Duration = Duration::from_secs(12);
 /// The two ends of the chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tips {
-    pub(crate) best: u32,
+    pub(crate) best: Head,
     pub(crate) finalized: u32,
+    /// The newest block's place among all that were made.
+    pub(crate) serial: u64,
 }
 
 /// A signed extrinsic that a block includes, and what became of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Included {
     /// The number of its block.
     pub block: u32,
@@ -62,29 +75,35 @@ impl Included {
     }
 }
 
-/// The state of a block cannot be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum NoState {
-    #[error("UnknownBlock: Header was not found in the database")]
-    Unknown,
-    #[error("UnknownBlock: State already discarded for 0x{}", hex::encode(.0))]
-    Discarded([u8; 32]),
-}
-
 pub(crate) struct Chain {
-    runtime: Runtime,
+    /// The runtimes of all blocks; a block knows its own by position.
+    runtimes: Vec<Runtime>,
+    /// The runtime that the next block changes to.
+    next_runtime: Option<usize>,
     pub(crate) rules: Rules,
+    /// The best chain: the number is the position.
     blocks: Vec<Block>,
     by_hash: HashMap<[u8; 32], u32>,
     history: History,
+    /// Blocks that a reorganisation took back, each with what it wrote.
+    abandoned: HashMap<[u8; 32], (Block, Changes)>,
+    /// Reorganisations so far.
+    branches: u32,
+    /// Blocks made so far, on all branches.
+    serial: u64,
     pool: Pool,
+    /// What blocks include that are not finalized yet, with the numbers of their blocks.
+    in_blocks: Vec<(u32, Waiting)>,
+    /// What comes back into the pool, with the number of the block after which it does.
+    returning: Vec<(u32, Waiting)>,
     /// Written between blocks, by hand; part of the next block.
     staged: Changes,
     journal: Vec<Included>,
+    /// What was ever in a block, on all branches.
+    all_included: Vec<Included>,
     tips: watch::Sender<Tips>,
     finality_lag: u32,
-    keep_states: Option<u32>,
-    genesis_time_ms: u64,
+    finality_paused: bool,
     block_time_ms: u64,
 }
 
@@ -93,48 +112,72 @@ impl Chain {
         let raw = genesis.metadata.clone().unwrap_or_else(|| crate::METADATA.to_vec());
         let runtime = Runtime::new(raw)?;
         let changes = genesis.changes(&runtime)?;
-        let first = Block::new(0, [0; 32], state_root(genesis.seed, &changes), Vec::new());
+        let root = state_root(genesis.seed, 0, &changes);
+        let first = Block::new(0, [0; 32], root, Vec::new(), false);
         let mut history = History::default();
         history.append(0, changes);
+        Ok(Self::of(genesis, vec![runtime], vec![first], history))
+    }
+
+    /// A chain of these blocks and nothing else; there is at least one.
+    fn of(genesis: &Genesis, runtimes: Vec<Runtime>, blocks: Vec<Block>, history: History) -> Self {
         let block_time = match genesis.production {
             Production::Interval(time) => time,
             Production::OnSubmit | Production::Manual => NOMINAL_BLOCK_TIME,
         };
-        Ok(Self {
-            runtime,
+        let best = blocks[blocks.len() - 1].head;
+        Self {
+            runtimes,
+            next_runtime: None,
             rules: Rules {
                 netuid: genesis.netuid,
                 allow_loopback_axons: genesis.allow_loopback_axons,
                 refuse_early: genesis.refuse_early,
             },
-            by_hash: HashMap::from([(first.head.hash, 0)]),
-            blocks: vec![first],
+            by_hash: blocks.iter().map(|b| (b.head.hash, b.head.number)).collect(),
+            blocks,
             history,
+            abandoned: HashMap::new(),
+            branches: 0,
+            serial: 0,
             pool: Pool::default(),
+            in_blocks: Vec::new(),
+            returning: Vec::new(),
             staged: Changes::new(),
             journal: Vec::new(),
-            tips: watch::Sender::new(Tips { best: 0, finalized: 0 }),
+            all_included: Vec::new(),
+            tips: watch::Sender::new(Tips { best, finalized: 0, serial: 0 }),
             finality_lag: genesis.finality_lag,
-            keep_states: genesis.keep_states,
-            genesis_time_ms: genesis.genesis_time_ms,
+            finality_paused: false,
             block_time_ms: u64::try_from(block_time.as_millis()).unwrap_or(u64::MAX),
-        })
-    }
-
-    pub(crate) fn runtime(&self) -> &Runtime {
-        &self.runtime
+        }
     }
 
     pub(crate) fn tips(&self) -> watch::Receiver<Tips> {
         self.tips.subscribe()
     }
 
+    /// The two ends as they are now.
+    pub(crate) fn newest(&self) -> Tips {
+        *self.tips.borrow()
+    }
+
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
     }
 
+    pub(crate) fn pool_mut(&mut self) -> &mut Pool {
+        &mut self.pool
+    }
+
+    /// What the best chain includes.
     pub(crate) fn journal(&self) -> &[Included] {
         &self.journal
+    }
+
+    /// What was ever included, on any branch.
+    pub(crate) fn all_included(&self) -> &[Included] {
+        &self.all_included
     }
 
     /// The newest block.
@@ -143,41 +186,9 @@ impl Chain {
         &self.blocks[self.blocks.len() - 1]
     }
 
-    /// The newest block that cannot be undone.
-    pub(crate) fn finalized(&self) -> &Block {
-        &self.blocks[self.tips.borrow().finalized as usize]
-    }
-
-    pub(crate) fn block(&self, number: u64) -> Option<&Block> {
-        self.blocks.get(usize::try_from(number).ok()?)
-    }
-
-    /// A block by its hash; the newest without one.
-    pub(crate) fn find(&self, hash: Option<[u8; 32]>) -> Option<&Block> {
-        match hash {
-            None => Some(self.head()),
-            Some(hash) => self.block((*self.by_hash.get(&hash)?).into()),
-        }
-    }
-
-    /// The storage at a block, if it is still there.
-    pub(crate) fn storage(&self, hash: Option<[u8; 32]>) -> Result<(&History, u32), NoState> {
-        let head = self.find(hash).ok_or(NoState::Unknown)?.head;
-        let age = self.head().head.number - head.number;
-        if self.keep_states.is_some_and(|kept| age > kept) {
-            return Err(NoState::Discarded(head.hash));
-        }
-        Ok((&self.history, head.number))
-    }
-
-    /// The state of a block, for reading. Blocks to come read as the newest.
-    pub(crate) fn state(&self, block: u32) -> State<'_> {
-        State::at(&self.runtime, &self.history, block.min(self.head().head.number))
-    }
-
-    /// The nonce that an account's next extrinsic must have, by the state of a block.
-    pub(crate) fn nonce(&self, who: &Account, block: u32) -> Result<u32, MetadataError> {
-        nonce(&self.state(block), who)
+    /// The hash of block 0.
+    pub(crate) fn genesis_hash(&self) -> [u8; 32] {
+        self.blocks[0].head.hash
     }
 
     /// Writes into the state of the next block, by hand.
@@ -185,59 +196,43 @@ impl Chain {
         &mut self,
         write: impl FnOnce(&mut State<'_>, u16) -> Result<R, MetadataError>,
     ) -> Result<R, MetadataError> {
-        let (base, staged) = (self.head().head.number, self.staged.clone());
-        let mut state = State::after(&self.runtime, &self.history, base, staged);
+        let mut state = self.next();
         let result = write(&mut state, self.rules.netuid)?;
         self.staged = state.into_changes();
         Ok(result)
     }
 
-    /// Takes an extrinsic into the pool, or says why not.
-    pub(crate) fn submit(
-        &mut self,
-        bytes: Bytes,
-    ) -> Result<([u8; 32], watch::Receiver<Status>), Refusal> {
-        let extrinsic = Extrinsic::open(bytes, &self.runtime)?;
-        self.pool.check_known(&extrinsic.hash)?;
-        let base = self.head().head.number;
-        extrinsic.verify(&self.facts(base + 1, &|n| self.hash_of(n, base + 1)))?;
-        let state = State::after(&self.runtime, &self.history, base, self.staged.clone());
-        let next = nonce(&state, &extrinsic.signer).map_err(trap)?;
-        self.pool.check_nonce(&extrinsic.signer, extrinsic.nonce, next)?;
-        extrinsic
-            .call
-            .check(&extrinsic.signer, &state, self.rules)
-            .map_err(trap)?
-            .map_err(Refusal::Custom)?;
-        Ok((extrinsic.hash, self.pool.insert(extrinsic)))
+    /// The state in which the next block begins, as far as it is known.
+    fn next(&self) -> State<'_> {
+        let head = self.head();
+        let runtime = &self.runtimes[head.runtime];
+        State::after(runtime, &self.history, head.head.number, self.staged.clone())
     }
 
-    fn hash_of(&self, number: u64, block: u32) -> Option<[u8; 32]> {
-        let age = u64::from(block).checked_sub(number)?;
-        (number == 0 || age <= BLOCK_HASH_COUNT.into())
-            .then(|| self.block(number))?
-            .map(|b| b.head.hash)
-    }
-
-    fn facts<'a>(&'a self, block: u32, hash_of: &'a dyn Fn(u64) -> Option<[u8; 32]>) -> Facts<'a> {
-        Facts { runtime: &self.runtime, genesis: self.blocks[0].head.hash, block, hash_of }
-    }
-
-    /// Makes the next block of all that waits.
+    /// Makes the next block of all that is ready. The extrinsics of a block in which the runtime
+    /// changes are still those of the runtime before; its state is that of the new one.
     pub(crate) fn produce(&mut self) -> Result<Head, MetadataError> {
-        let parent = self.head().head;
+        let (parent, old) = (self.head().head, self.head().runtime);
         let block = parent.number + 1;
-        let waiting = self.pool.drain();
-        let staged = std::mem::take(&mut self.staged);
-        let mut state = State::after(&self.runtime, &self.history, parent.number, staged);
+        self.let_return(parent.number)?;
+        let waiting = self.pool.take();
+        let mut staged = std::mem::take(&mut self.staged);
+        let current = self.next_runtime.take().unwrap_or(old);
+        if current != old {
+            let (from, to) = (&self.runtimes[old], &self.runtimes[current]);
+            staged = migrate::changes(&self.history, parent.number, staged, from, to);
+        }
+        let runtime = &self.runtimes[current];
+        let mut state = State::after(runtime, &self.history, parent.number, staged);
 
-        let now = self.genesis_time_ms.saturating_add(self.block_time_ms * u64::from(block));
+        let last: u64 = state.get("Timestamp", "Now", &[])?.unwrap_or(0);
+        let now = last.saturating_add(self.block_time_ms);
         self.begin(&mut state, parent, now)?;
-        let mut extrinsics = vec![Bytes::from(encode::timestamp(&self.runtime, now)?)];
+        let mut extrinsics = vec![Bytes::from(encode::timestamp(&self.runtimes[old], now)?)];
         state.emit("System", "ExtrinsicSuccess", &encode::success())?;
         state.keep(0);
 
-        let mut included = Vec::new();
+        let (mut included, mut invalid) = (Vec::new(), Vec::new());
         for waiting in waiting {
             let extrinsic = &waiting.extrinsic;
             let hash_of = |n| self.hash_of(n, block);
@@ -245,7 +240,7 @@ impl Chain {
                 && nonce(&state, &extrinsic.signer)? == extrinsic.nonce
                 && extrinsic.call.check(&extrinsic.signer, &state, self.rules)?.is_ok();
             if !valid {
-                waiting.status.send_replace(Status::Invalid);
+                invalid.push(waiting);
                 continue;
             }
             let index = u32::try_from(extrinsics.len()).unwrap_or(u32::MAX);
@@ -255,19 +250,31 @@ impl Chain {
         }
 
         let changes = state.finish()?;
-        let root = state_root(self.head().state_root, &changes);
-        let made = Block::new(block, parent.hash, root, extrinsics);
-        let head = made.head;
+        let root = state_root(self.head().state_root, self.branches, &changes);
+        let mut made = Block::new(block, parent.hash, root, extrinsics, current != old);
+        self.serial += 1;
+        (made.runtime, made.serial) = (current, self.serial);
+        made.finalized = self.finalized_with(block);
+        let (head, finalized) = (made.head, made.finalized);
         self.history.append(block, changes);
         self.by_hash.insert(head.hash, block);
         self.blocks.push(made);
         // First the block, then the word of it: whoever hears of a block can read it.
-        self.tips
-            .send_replace(Tips { best: block, finalized: block.saturating_sub(self.finality_lag) });
-        for (waiting, error) in included {
-            self.journal.push(entry(&waiting.extrinsic, head, error));
-            waiting.status.send_replace(Status::InBlock { number: block, hash: head.hash });
+        self.tips.send_replace(Tips { best: head, finalized, serial: self.serial });
+        for waiting in invalid {
+            waiting.tell(Status::Invalid);
+            self.pool.ban(waiting.extrinsic.hash, block);
         }
+        for (waiting, error) in included {
+            let entry = entry(&waiting.extrinsic, head, error);
+            self.journal.push(entry.clone());
+            self.all_included.push(entry);
+            self.pool.ban(waiting.extrinsic.hash, block);
+            waiting.tell(Status::InBlock { number: block, hash: head.hash });
+            self.in_blocks.push((block, waiting));
+        }
+        self.tell_finalized(finalized);
+        self.revalidate()?;
         Ok(head)
     }
 
@@ -334,7 +341,8 @@ struct AccountInfo {
     data: Value,
 }
 
-fn nonce(state: &State<'_>, who: &Account) -> Result<u32, MetadataError> {
+/// The nonce that an account's next extrinsic must have, by a state.
+pub(crate) fn nonce(state: &State<'_>, who: &Account) -> Result<u32, MetadataError> {
     let info: Option<AccountInfo> = state.get("System", "Account", &[account(who)])?;
     Ok(info.map_or(0, |info| info.nonce))
 }
@@ -352,14 +360,10 @@ fn set_nonce(state: &mut State<'_>, who: &Account, nonce: u32) -> Result<(), Met
     state.put("System", "Account", &key, &info)
 }
 
-/// The live runtime traps where this one cannot encode or decode.
-fn trap(error: MetadataError) -> Refusal {
-    Refusal::Call(error.to_string())
-}
-
-/// A digest of the state: of the last one and of what changed.
-fn state_root(last: [u8; 32], changes: &Changes) -> [u8; 32] {
+/// A digest of the state: of the last one, of what changed, and of the branch, so that two
+/// branches share no block even where both do the same.
+fn state_root(last: [u8; 32], branch: u32, changes: &Changes) -> [u8; 32] {
     let plain: Vec<(&[u8], Option<&[u8]>)> =
         changes.iter().map(|(k, v)| (&k[..], v.as_deref())).collect();
-    blake2_256(&(last, plain).encode())
+    blake2_256(&(last, branch, plain).encode())
 }

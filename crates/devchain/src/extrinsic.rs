@@ -81,6 +81,8 @@ pub(crate) struct Extrinsic {
     pub(crate) bytes: Bytes,
     pub(crate) signer: Account,
     pub(crate) nonce: u32,
+    /// What its signer pays to be preferred.
+    pub(crate) tip: u128,
     pub(crate) pallet: String,
     pub(crate) name: String,
     pub(crate) call: Call,
@@ -120,7 +122,7 @@ impl Extrinsic {
 
         let extra_at = bytes.len() - input.len();
         let mut era = Era::Immortal;
-        let mut nonce = None;
+        let (mut nonce, mut tip) = (None, 0);
         let mut implicit = Vec::new();
         for extension in runtime.metadata().extrinsic().transaction_extensions_to_use_for_encoding()
         {
@@ -137,7 +139,7 @@ impl Extrinsic {
                 "CheckTxVersion" => implicit.push(Implicit::TransactionVersion),
                 "CheckGenesis" => implicit.push(Implicit::Genesis),
                 "ChargeTransactionPayment" => {
-                    Compact::<u128>::decode(&mut input).map_err(|_| bad("no tip"))?;
+                    tip = Compact::<u128>::decode(&mut input).map_err(|_| bad("no tip"))?.0;
                 }
                 "CheckMetadataHash" => match take(&mut input, 1) {
                     Some([0]) => implicit.push(Implicit::NoMetadataHash),
@@ -163,6 +165,7 @@ impl Extrinsic {
             bytes,
             signer,
             nonce,
+            tip,
             pallet,
             name,
             call,

@@ -1,5 +1,7 @@
 //! A running chain, as tests and the demo hold it.
 
+mod knobs;
+
 use std::{
     fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -7,16 +9,19 @@ use std::{
     time::Duration,
 };
 
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
 
+pub use self::knobs::UpgradeError;
 use crate::{
     block::Head,
-    chain::{Chain, Included},
+    chain::{Chain, Included, StateError},
+    devnode::DevNode,
     dispatch::{self, Commitment},
-    faults::Faults,
+    faults::{Faults, Outlook},
     genesis::{self, Genesis, GenesisNeuron, MAX_NEURONS, Production},
     node::{Node, Stopped},
     runtime::MetadataError,
@@ -41,16 +46,21 @@ pub enum StartError {
     Listen { address: SocketAddr, source: io::Error },
     #[error(transparent)]
     Metadata(#[from] MetadataError),
+    #[error(transparent)]
+    State(#[from] StateError),
 }
 
 /// A running development chain. Clones are the same chain; it stops when the last is dropped.
 #[derive(Clone)]
 pub struct DevChain {
     node: Node,
-    faults: Arc<Faults>,
-    address: SocketAddr,
+    first: DevNode,
+    /// All nodes; the first is the chain's own.
+    nodes: watch::Sender<Vec<DevNode>>,
     genesis_hash: [u8; 32],
     netuid: u16,
+    /// What new nodes begin with.
+    keep_states: Option<u32>,
     tasks: TaskTracker,
     stop: CancellationToken,
     _stop_with_last: Arc<DropGuard>,
@@ -67,34 +77,75 @@ impl DevChain {
     pub async fn start(genesis: Genesis, listen: SocketAddr) -> Result<Self, StartError> {
         check(&genesis)?;
         let chain = Chain::new(&genesis)?;
-        let genesis_hash = chain.head().head.hash;
-        let error = |source| StartError::Listen { address: listen, source };
-        let listener = tokio::net::TcpListener::bind(listen).await.map_err(error)?;
-        let address = listener.local_addr().map_err(error)?;
+        Self::serve(chain, &genesis, listen).await
+    }
 
+    /// Goes on with a chain that was saved. Its blocks, neurons, metadata and seed are those of
+    /// the state; all the other rules are those of `genesis`, whose subnet has to be the same.
+    pub async fn load(
+        state: &[u8],
+        genesis: Genesis,
+        listen: SocketAddr,
+    ) -> Result<Self, StartError> {
+        check(&genesis)?;
+        let chain = Chain::load(state, &genesis)?;
+        Self::serve(chain, &genesis, listen).await
+    }
+
+    async fn serve(
+        chain: Chain,
+        genesis: &Genesis,
+        listen: SocketAddr,
+    ) -> Result<Self, StartError> {
+        let genesis_hash = chain.genesis_hash();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let faults = Arc::new(Faults::default());
-        let (node, own) = Node::new(chain, genesis.production, Arc::clone(&faults), stop.clone());
+        let listener = bind(listen).await?;
+        let (node, own) = Node::new(chain, genesis.production, stop.clone());
         tasks.spawn(own);
-        let serve =
-            server::serve(listener, node.clone(), Arc::clone(&faults), tasks.clone(), stop.clone());
-        tasks.spawn(serve);
+        let keep_states = genesis.keep_states;
+        let first = begin(listener, &node, keep_states, &tasks, &stop)?;
         tasks.close();
         Ok(Self {
             node,
-            faults,
-            address,
+            nodes: watch::Sender::new(vec![first.clone()]),
+            first,
             genesis_hash,
             netuid: genesis.netuid,
+            keep_states,
             tasks,
             stop: stop.clone(),
             _stop_with_last: Arc::new(stop.drop_guard()),
         })
     }
 
+    /// Serves the same chain at one more address; port 0 is any free port. The nodes share the
+    /// blocks and the pool, and nothing else.
+    pub async fn add_node(&self, listen: SocketAddr) -> Result<DevNode, StartError> {
+        let listener = bind(listen).await?;
+        let node = begin(listener, &self.node, self.keep_states, &self.tasks, &self.stop)?;
+        self.nodes.send_modify(|nodes| nodes.push(node.clone()));
+        Ok(node)
+    }
+
+    /// The first node, which began with the chain.
+    pub fn node(&self) -> DevNode {
+        self.first.clone()
+    }
+
+    /// All nodes, in the order in which they were added.
+    pub fn nodes(&self) -> Vec<DevNode> {
+        self.nodes.borrow().clone()
+    }
+
+    /// The chain as bytes: the best chain with its states, for [`DevChain::load`]. The pool, the
+    /// abandoned blocks and the knobs are not in it.
+    pub async fn save(&self) -> Result<Vec<u8>, Stopped> {
+        self.node.with(|chain| chain.save()).await
+    }
+
     /// Where clients connect.
     pub fn url(&self) -> String {
-        format!("ws://{}", self.address)
+        self.first.url()
     }
 
     /// The hash of block 0.
@@ -109,7 +160,7 @@ impl DevChain {
 
     /// The newest finalized block.
     pub async fn finalized(&self) -> Result<Head, Stopped> {
-        self.node.with(|chain| chain.finalized().head).await
+        self.node.with(|chain| chain.view(Outlook::default()).finalized().head).await
     }
 
     /// Makes one block now, of what waits in the pool.
@@ -128,7 +179,7 @@ impl DevChain {
     /// Waits until there is a block of this number or a later one.
     pub async fn wait_for_block(&self, number: u32) -> Result<Head, Stopped> {
         let mut tips = self.node.tips();
-        tips.wait_for(|tips| tips.best >= number).await.map_err(|_| Stopped)?;
+        tips.wait_for(|tips| tips.best.number >= number).await.map_err(|_| Stopped)?;
         self.head().await
     }
 
@@ -173,7 +224,7 @@ impl DevChain {
         }))
     }
 
-    /// Every signed extrinsic that a block includes, oldest first.
+    /// Every signed extrinsic that a block of the best chain includes, oldest first.
     pub async fn extrinsics(&self) -> Result<Vec<Included>, Stopped> {
         self.node.with(|chain| chain.journal().to_vec()).await
     }
@@ -229,32 +280,32 @@ impl DevChain {
 
     /// Every call takes this much longer.
     pub fn set_latency(&self, each_call: Duration) {
-        self.faults.set_latency(each_call);
+        self.first.set_latency(each_call);
     }
 
     /// Cuts every open connection. New ones are welcome.
     pub fn drop_connections(&self) {
-        self.faults.cut();
+        self.first.drop_connections();
     }
 
     /// `true` cuts every connection and accepts none.
     pub fn set_offline(&self, offline: bool) {
-        self.faults.set_offline(offline);
+        self.first.set_offline(offline);
     }
 
     /// The next `n` submissions are refused with 1016, "Immediately Dropped".
     pub fn refuse_submits(&self, n: u32) {
-        self.faults.refuse_submits(n);
+        self.first.refuse_submits(n);
     }
 
     /// The next `n` submissions are taken, and all connections are cut before their answer.
     pub fn lose_answers(&self, n: u32) {
-        self.faults.lose_answers(n);
+        self.first.lose_answers(n);
     }
 
     /// `true` stalls the chain: the interval makes no more blocks.
     pub fn set_paused(&self, paused: bool) {
-        self.faults.set_paused(paused);
+        self.node.set_paused(paused);
     }
 
     /// Cuts all connections, ends the chain, and waits until nothing of it runs.
@@ -279,6 +330,30 @@ impl DevChain {
     ) -> Result<R, Stopped> {
         self.node.with(move |chain| chain.stage(write)).await?.map_err(ended)
     }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let error = |source| StartError::Listen { address, source };
+    TcpListener::bind(address).await.map_err(error)
+}
+
+/// Begins to serve the chain on one more socket.
+fn begin(
+    listener: TcpListener,
+    node: &Node,
+    keep_states: Option<u32>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<DevNode, StartError> {
+    let address = listener.local_addr().map_err(|source| {
+        let address = ([0, 0, 0, 0], 0).into();
+        StartError::Listen { address, source }
+    })?;
+    let faults = Arc::new(Faults::new(keep_states));
+    let serve =
+        server::serve(listener, node.clone(), Arc::clone(&faults), tasks.clone(), stop.clone());
+    tasks.spawn(serve);
+    Ok(DevNode { node: node.clone(), faults, address })
 }
 
 /// The metadata turned out not to fit: nothing more comes of this chain.

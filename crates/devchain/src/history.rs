@@ -1,9 +1,12 @@
-//! Every value every key ever had. A block only ever appends, so the state as of a past block
-//! cannot change.
+//! Every value every key ever had on the best chain. A block only ever appends, so the state as of
+//! a past block cannot change; the newest blocks can be undone, and what they wrote is handed out.
 
 use std::{collections::BTreeMap, ops::Bound};
 
 use bytes::Bytes;
+
+/// What was written under one key: the blocks that wrote it, ascending, each with its value.
+pub(crate) type Versions = Vec<(u32, Option<Bytes>)>;
 
 /// What a block writes: a key's new value, or `None` where it is removed.
 pub(crate) type Changes = BTreeMap<Vec<u8>, Option<Bytes>>;
@@ -11,8 +14,7 @@ pub(crate) type Changes = BTreeMap<Vec<u8>, Option<Bytes>>;
 /// The storage of all blocks.
 #[derive(Debug, Default)]
 pub(crate) struct History {
-    /// By key, the blocks that wrote it, ascending, each with what they wrote.
-    keys: BTreeMap<Vec<u8>, Vec<(u32, Option<Bytes>)>>,
+    keys: BTreeMap<Vec<u8>, Versions>,
 }
 
 impl History {
@@ -25,6 +27,37 @@ impl History {
                 versions.push((block, value));
             }
         }
+    }
+
+    /// Forgets all that the blocks after `block` wrote, and returns it by block.
+    pub(crate) fn undo(&mut self, block: u32) -> BTreeMap<u32, Changes> {
+        let mut undone: BTreeMap<u32, Changes> = BTreeMap::new();
+        self.keys.retain(|key, versions| {
+            let after = versions.partition_point(|(written, _)| *written <= block);
+            for (written, value) in versions.drain(after..) {
+                undone.entry(written).or_default().insert(key.clone(), value);
+            }
+            !versions.is_empty()
+        });
+        undone
+    }
+
+    /// All that was ever written, by key.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Vec<u8>, &Versions)> {
+        self.keys.iter()
+    }
+
+    /// A history of these keys; `None` where a key's blocks do not ascend up to `head`.
+    pub(crate) fn restore(
+        keys: impl IntoIterator<Item = (Vec<u8>, Versions)>,
+        head: u32,
+    ) -> Option<Self> {
+        let keys: BTreeMap<_, _> = keys.into_iter().collect();
+        let ascend = |versions: &Versions| {
+            versions.is_sorted_by(|(a, _), (b, _)| a < b)
+                && versions.last().is_some_and(|(last, _)| *last <= head)
+        };
+        keys.values().all(ascend).then_some(Self { keys })
     }
 
     /// The value of `key` at the end of `block`.
@@ -96,6 +129,42 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    proptest! {
+        /// Undone blocks leave no trace, and what is handed out makes them again.
+        #[test]
+        fn undone_blocks_can_be_done_again(
+            blocks in prop::collection::vec(changes(), 1..12),
+            fork in 0usize..12,
+        ) {
+            let upto = |n: usize| {
+                let mut history = History::default();
+                for (number, changes) in blocks.iter().take(n).enumerate() {
+                    history.append(number as u32, changes.clone());
+                }
+                history
+            };
+            let fork = fork.min(blocks.len() - 1);
+            let (mut history, whole) = (upto(blocks.len()), upto(blocks.len()));
+            let undone = history.undo(fork as u32);
+            prop_assert_eq!(&history.keys, &upto(fork + 1).keys);
+            for (number, changes) in undone {
+                history.append(number, changes);
+            }
+            prop_assert_eq!(history.keys, whole.keys);
+        }
+    }
+
+    #[test]
+    fn a_history_whose_blocks_do_not_ascend_is_not_restored() {
+        let key = |blocks: &[u32]| {
+            vec![(vec![1], blocks.iter().map(|b| (*b, Some(Bytes::new()))).collect())]
+        };
+        assert!(History::restore(key(&[0, 2, 5]), 5).is_some());
+        for broken in [&[2, 2][..], &[3, 2], &[6], &[]] {
+            assert!(History::restore(key(broken), 5).is_none(), "{broken:?}");
         }
     }
 

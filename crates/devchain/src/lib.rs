@@ -12,6 +12,7 @@
 mod block;
 mod chain;
 mod command;
+mod devnode;
 mod dispatch;
 mod encode;
 mod epoch;
@@ -21,6 +22,7 @@ mod genesis;
 mod handle;
 mod history;
 mod metagraph;
+mod migrate;
 mod node;
 mod pool;
 mod refusal;
@@ -30,16 +32,19 @@ mod runtime_api;
 mod server;
 mod state;
 mod subnet;
+mod view;
 
 pub use self::{
     block::Head,
-    chain::Included,
+    chain::{Included, ReorganiseError, StateError, Taken},
     command::{Args, run},
+    devnode::DevNode,
     dispatch::Commitment,
+    faults::Lie,
     genesis::{Genesis, GenesisNeuron, MAX_NEURONS, Production},
-    handle::{DevChain, MIN_BLOCK_TIME, StartError},
+    handle::{DevChain, MIN_BLOCK_TIME, StartError, UpgradeError},
     node::Stopped,
-    runtime::MetadataError,
+    runtime::{MetadataError, with_spec_version},
 };
 
 /// SCALE metadata of finney at spec 365, which the chain runs on unless told otherwise.

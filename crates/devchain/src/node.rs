@@ -1,6 +1,9 @@
 //! The one loop that owns the chain. Everything else sends it jobs.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -10,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     chain::{Chain, Tips},
-    faults::Faults,
     genesis::Production,
 };
 
@@ -29,6 +31,7 @@ pub struct Stopped;
 pub(crate) struct Node {
     jobs: mpsc::Sender<Job>,
     tips: watch::Receiver<Tips>,
+    paused: Arc<AtomicBool>,
 }
 
 impl Node {
@@ -36,12 +39,12 @@ impl Node {
     pub(crate) fn new(
         chain: Chain,
         production: Production,
-        faults: Arc<Faults>,
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (jobs, queue) = mpsc::channel(MAX_JOBS);
-        let node = Self { jobs, tips: chain.tips() };
-        (node, own(chain, queue, production, faults, stop))
+        let paused = Arc::new(AtomicBool::new(false));
+        let node = Self { jobs, tips: chain.tips(), paused: Arc::clone(&paused) };
+        (node, own(chain, queue, production, paused, stop))
     }
 
     /// Does something with the chain, between two blocks.
@@ -62,13 +65,18 @@ impl Node {
     pub(crate) fn tips(&self) -> watch::Receiver<Tips> {
         self.tips.clone()
     }
+
+    /// Stops and resumes the making of blocks by time.
+    pub(crate) fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Relaxed);
+    }
 }
 
 async fn own(
     mut chain: Chain,
     mut queue: mpsc::Receiver<Job>,
     production: Production,
-    faults: Arc<Faults>,
+    paused: Arc<AtomicBool>,
     stop: CancellationToken,
 ) {
     let mut ticks = match production {
@@ -87,11 +95,11 @@ async fn own(
         let due = tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            () = tick(&mut ticks) => !faults.is_paused(),
+            () = tick(&mut ticks) => !paused.load(Ordering::Relaxed),
             job = queue.recv() => match job {
                 Some(job) => {
                     job(&mut chain);
-                    production == Production::OnSubmit && !chain.pool().is_empty()
+                    production == Production::OnSubmit && chain.pool().has_work()
                 }
                 None => return,
             },

@@ -1,103 +1,289 @@
-//! Extrinsics that wait for a block, in order of arrival, and those that are not wanted again.
+//! Extrinsics that wait for a block, and those that are not wanted again for a while.
+//!
+//! An extrinsic is ready when its nonce is the next of its signer, counting those that are ready
+//! before it; otherwise it waits for the nonces before its own. The pool knows nonces and tips.
+//! It does not know what is valid: the chain tells it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use tokio::sync::watch;
 
 use crate::{extrinsic::Extrinsic, refusal::Refusal, state::Account};
 
-/// As many extrinsics wait at once.
-const MAX_READY: usize = 4096;
+/// As many extrinsics wait at once, where nobody says otherwise.
+const DEFAULT_LIMIT: usize = 4096;
+/// For as many blocks an extrinsic is banned, where nobody says otherwise: half an hour of blocks.
+const DEFAULT_BAN: u32 = 150;
 /// As many are remembered as unwanted; the oldest are forgotten, and refused by their nonce.
 const MAX_BANNED: usize = 16_384;
 
 /// How far an extrinsic got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Status {
+    Future,
     Ready,
     InBlock { number: u32, hash: [u8; 32] },
+    Retracted { hash: [u8; 32] },
+    Finalized { number: u32, hash: [u8; 32] },
+    Usurped { by: [u8; 32] },
     Invalid,
+    Dropped,
 }
 
-/// An extrinsic that waits, and who is told what becomes of it.
+impl Status {
+    /// Nothing more comes after it.
+    pub(crate) fn is_last(self) -> bool {
+        match self {
+            Self::Future | Self::Ready | Self::InBlock { .. } | Self::Retracted { .. } => false,
+            Self::Finalized { .. } | Self::Usurped { .. } | Self::Invalid | Self::Dropped => true,
+        }
+    }
+}
+
+/// All that an extrinsic ever was, oldest first: whoever listens leaves out nothing.
+pub(crate) type Statuses = Vec<Status>;
+
+/// An extrinsic that waits or that a block includes, and who is told what becomes of it.
 pub(crate) struct Waiting {
     pub(crate) extrinsic: Extrinsic,
-    pub(crate) status: watch::Sender<Status>,
+    status: watch::Sender<Statuses>,
+    ready: bool,
 }
 
-#[derive(Default)]
+impl Waiting {
+    pub(crate) fn new(extrinsic: Extrinsic) -> Self {
+        Self { extrinsic, status: watch::Sender::default(), ready: false }
+    }
+
+    pub(crate) fn tell(&self, status: Status) {
+        self.status.send_modify(|statuses| statuses.push(status));
+    }
+
+    /// The block that includes it, if the last word of it is that one does.
+    pub(crate) fn in_block(&self) -> Option<[u8; 32]> {
+        match self.status.borrow().last() {
+            Some(Status::InBlock { hash, .. }) => Some(*hash),
+            Some(
+                Status::Future
+                | Status::Ready
+                | Status::Retracted { .. }
+                | Status::Finalized { .. }
+                | Status::Usurped { .. }
+                | Status::Invalid
+                | Status::Dropped,
+            )
+            | None => None,
+        }
+    }
+
+    fn set_ready(&mut self, ready: bool) {
+        let status = if ready { Status::Ready } else { Status::Future };
+        self.ready = ready;
+        if self.status.borrow().last() != Some(&status) {
+            self.tell(status);
+        }
+    }
+}
+
 pub(crate) struct Pool {
-    ready: Vec<Waiting>,
-    banned: HashSet<[u8; 32]>,
+    /// In order of arrival.
+    waiting: Vec<Waiting>,
+    /// By hash, the block until which an extrinsic is not wanted.
+    banned: HashMap<[u8; 32], u32>,
     banned_order: VecDeque<[u8; 32]>,
+    limit: usize,
+    ban: u32,
+    held: bool,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            waiting: Vec::new(),
+            banned: HashMap::new(),
+            banned_order: VecDeque::new(),
+            limit: DEFAULT_LIMIT,
+            ban: DEFAULT_BAN,
+            held: false,
+        }
+    }
 }
 
 impl Pool {
-    /// Refuses what is here already, or was, before any costlier check.
-    pub(crate) fn check_known(&self, hash: &[u8; 32]) -> Result<(), Refusal> {
-        if self.ready.iter().any(|w| w.extrinsic.hash == *hash) {
+    pub(crate) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// For how many blocks an extrinsic that was included, or was found invalid, is refused.
+    pub(crate) fn set_ban(&mut self, blocks: u32) {
+        self.ban = blocks;
+    }
+
+    /// While the pool is held, blocks take nothing from it.
+    pub(crate) fn hold(&mut self, held: bool) {
+        self.held = held;
+    }
+
+    /// Refuses what is here already, or was, before any costlier check. `block` is the newest.
+    pub(crate) fn check_known(&self, hash: &[u8; 32], block: u32) -> Result<(), Refusal> {
+        if self.waiting.iter().any(|w| w.extrinsic.hash == *hash) {
             return Err(Refusal::AlreadyImported);
         }
-        if self.banned.contains(hash) {
+        if self.banned.get(hash).is_some_and(|until| block < *until) {
             return Err(Refusal::Banned);
         }
-        if self.ready.len() >= MAX_READY { Err(Refusal::Dropped) } else { Ok(()) }
+        Ok(())
     }
 
-    /// Checks the nonce of a newcomer, where `next` is the one that the state expects.
-    pub(crate) fn check_nonce(
-        &self,
-        signer: &Account,
-        nonce: u32,
+    /// Takes an extrinsic that passed all other checks, where `next` is the nonce that the state
+    /// expects of its signer.
+    pub(crate) fn insert(
+        &mut self,
+        extrinsic: Extrinsic,
         next: u32,
-    ) -> Result<(), Refusal> {
-        if nonce < next {
+    ) -> Result<watch::Receiver<Statuses>, Refusal> {
+        if extrinsic.nonce < next {
             return Err(Refusal::Stale);
         }
-        if self.of(signer).any(|w| w.extrinsic.nonce == nonce) {
-            return Err(Refusal::TooLowPriority);
-        }
-        if nonce > next + self.waiting(signer) { Err(Refusal::Future) } else { Ok(()) }
-    }
-
-    /// As many extrinsics of this signer wait.
-    pub(crate) fn waiting(&self, signer: &Account) -> u32 {
-        u32::try_from(self.of(signer).count()).unwrap_or(u32::MAX)
-    }
-
-    fn of(&self, signer: &Account) -> impl Iterator<Item = &Waiting> {
-        self.ready.iter().filter(move |w| w.extrinsic.signer == *signer)
-    }
-
-    /// Takes an extrinsic that passed all checks.
-    pub(crate) fn insert(&mut self, extrinsic: Extrinsic) -> watch::Receiver<Status> {
-        let (status, told) = watch::channel(Status::Ready);
-        self.ready.push(Waiting { extrinsic, status });
-        told
-    }
-
-    /// All that waits, for the next block. Each is banned from coming back.
-    pub(crate) fn drain(&mut self) -> Vec<Waiting> {
-        let drained = std::mem::take(&mut self.ready);
-        for waiting in &drained {
-            if self.banned.insert(waiting.extrinsic.hash) {
-                self.banned_order.push_back(waiting.extrinsic.hash);
+        let signer = extrinsic.signer;
+        match self.rival(&extrinsic) {
+            Some(rival) if extrinsic.tip <= self.waiting[rival].extrinsic.tip => {
+                return Err(Refusal::TooLowPriority);
             }
+            Some(rival) => {
+                self.waiting[rival].tell(Status::Usurped { by: extrinsic.hash });
+                self.waiting.remove(rival);
+            }
+            None if self.waiting.len() >= self.limit => return Err(Refusal::Dropped),
+            None => {}
+        }
+        let waiting = Waiting::new(extrinsic);
+        let told = waiting.status.subscribe();
+        self.waiting.push(waiting);
+        self.settle(&signer, next);
+        Ok(told)
+    }
+
+    /// What waits with the same signer and nonce.
+    fn rival(&self, extrinsic: &Extrinsic) -> Option<usize> {
+        let same = |w: &Waiting| {
+            w.extrinsic.signer == extrinsic.signer && w.extrinsic.nonce == extrinsic.nonce
+        };
+        self.waiting.iter().position(same)
+    }
+
+    /// Puts back what an abandoned block had included, before all that waits, and lifts its ban.
+    /// What has been sent in its place since stays, unless its tip is lower.
+    pub(crate) fn restore(&mut self, back: Vec<Waiting>) {
+        let mut front = Vec::new();
+        for waiting in back {
+            self.banned.remove(&waiting.extrinsic.hash);
+            match self.rival(&waiting.extrinsic) {
+                Some(rival) if self.waiting[rival].extrinsic.tip >= waiting.extrinsic.tip => {
+                    let by = self.waiting[rival].extrinsic.hash;
+                    waiting.tell(Status::Usurped { by });
+                }
+                Some(rival) => {
+                    self.waiting[rival].tell(Status::Usurped { by: waiting.extrinsic.hash });
+                    self.waiting.remove(rival);
+                    front.push(waiting);
+                }
+                None => front.push(waiting),
+            }
+        }
+        front.append(&mut self.waiting);
+        self.waiting = front;
+    }
+
+    /// Lets an extrinsic be sent again.
+    pub(crate) fn forgive(&mut self, hash: &[u8; 32]) {
+        self.banned.remove(hash);
+    }
+
+    /// Refuses an extrinsic for as long as bans last.
+    pub(crate) fn ban(&mut self, hash: [u8; 32], block: u32) {
+        if self.banned.insert(hash, block.saturating_add(self.ban)).is_none() {
+            self.banned_order.push_back(hash);
         }
         while self.banned_order.len() > MAX_BANNED {
             if let Some(hash) = self.banned_order.pop_front() {
                 self.banned.remove(&hash);
             }
         }
-        drained
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.ready.is_empty()
+    /// Decides again which extrinsics of a signer are ready.
+    pub(crate) fn settle(&mut self, signer: &Account, next: u32) {
+        let mut of_signer: Vec<&mut Waiting> =
+            self.waiting.iter_mut().filter(|w| w.extrinsic.signer == *signer).collect();
+        of_signer.sort_by_key(|w| w.extrinsic.nonce);
+        let mut next = Some(next);
+        for waiting in of_signer {
+            let ready = next == Some(waiting.extrinsic.nonce);
+            waiting.set_ready(ready);
+            next = if ready { waiting.extrinsic.nonce.checked_add(1) } else { next };
+        }
     }
 
-    /// What waits, in order.
+    /// Everyone who has something waiting, once.
+    pub(crate) fn signers(&self) -> Vec<Account> {
+        let mut signers: Vec<Account> = self.waiting.iter().map(|w| w.extrinsic.signer).collect();
+        signers.sort_unstable();
+        signers.dedup();
+        signers
+    }
+
+    /// Throws out what is not `valid` any more, and bans it.
+    pub(crate) fn retain(&mut self, block: u32, mut valid: impl FnMut(&mut Extrinsic) -> bool) {
+        let mut gone = Vec::new();
+        self.waiting.retain_mut(|waiting| {
+            let stays = valid(&mut waiting.extrinsic);
+            if !stays {
+                waiting.tell(Status::Invalid);
+                gone.push(waiting.extrinsic.hash);
+            }
+            stays
+        });
+        for hash in gone {
+            self.ban(hash, block);
+        }
+    }
+
+    /// As many extrinsics of this signer are ready.
+    pub(crate) fn ready_of(&self, signer: &Account) -> u32 {
+        let of_signer = self.iter().filter(|extrinsic| extrinsic.signer == *signer);
+        u32::try_from(of_signer.count()).unwrap_or(u32::MAX)
+    }
+
+    /// All that is ready, for the next block: in order of arrival, and each signer's own in order
+    /// of nonces.
+    pub(crate) fn take(&mut self) -> Vec<Waiting> {
+        if self.held {
+            return Vec::new();
+        }
+        let (ready, future): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|w| w.ready);
+        self.waiting = future;
+        let order: Vec<Account> = ready.iter().map(|w| w.extrinsic.signer).collect();
+        let mut by_signer: HashMap<Account, BTreeMap<u32, Waiting>> = HashMap::new();
+        for waiting in ready {
+            let of_signer = by_signer.entry(waiting.extrinsic.signer).or_default();
+            of_signer.insert(waiting.extrinsic.nonce, waiting);
+        }
+        order
+            .iter()
+            .filter_map(|signer| by_signer.get_mut(signer)?.pop_first())
+            .map(|(_, waiting)| waiting)
+            .collect()
+    }
+
+    /// Whether a block made now would take something.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.held && self.iter().next().is_some()
+    }
+
+    /// What is ready, in order of arrival.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Extrinsic> {
-        self.ready.iter().map(|w| &w.extrinsic)
+        self.waiting.iter().filter(|w| w.ready).map(|w| &w.extrinsic)
     }
 }

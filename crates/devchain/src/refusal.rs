@@ -15,8 +15,6 @@ pub(crate) enum Refusal {
     BadSignature,
     #[error("Transaction is outdated")]
     Stale,
-    #[error("Transaction will be valid in the future")]
-    Future,
     #[error("Transaction has an ancient birth block")]
     AncientBirth,
     #[error("Transaction call is not expected")]
@@ -65,7 +63,6 @@ impl From<Refusal> for ErrorObjectOwned {
             Refusal::Call(_) => (1002, text, None),
             Refusal::BadSignature
             | Refusal::Stale
-            | Refusal::Future
             | Refusal::AncientBirth
             | Refusal::Unexpected
             | Refusal::TooLarge

@@ -12,19 +12,21 @@ mod system;
 use std::sync::Arc;
 
 use jsonrpsee::{
-    Methods, RpcModule,
+    Methods, RpcModule, SubscriptionSink,
     core::RegisterMethodError,
     server::SubscriptionMessage,
     types::{ErrorObjectOwned, Params, error::INTERNAL_ERROR_CODE},
 };
 use serde_json::{Value as Json, json};
+use tokio::sync::watch;
 
 use crate::{
-    chain::{Chain, NoState},
-    faults::Faults,
+    chain::{Chain, NoState, Tips},
+    faults::{Faults, Outlook},
     node::{Node, Stopped},
     runtime::MetadataError,
     runtime_api::CallError,
+    view::View,
 };
 
 /// What every method has at hand.
@@ -40,6 +42,38 @@ impl Context {
         job: impl FnOnce(&mut Chain) -> R + Send + 'static,
     ) -> Result<R, ErrorObjectOwned> {
         self.node.with(job).await.map_err(|Stopped| internal(Stopped))
+    }
+
+    /// Looks at the chain as this node sees it.
+    async fn see<R: Send + 'static>(
+        &self,
+        look: impl FnOnce(&View<'_>) -> R + Send + 'static,
+    ) -> Result<R, ErrorObjectOwned> {
+        let outlook = self.faults.outlook();
+        self.ask(move |chain| look(&chain.view(outlook))).await
+    }
+
+    /// What this node sees, as it changes.
+    fn watch(&self) -> Watch {
+        Watch { tips: self.node.tips(), outlooks: self.faults.outlooks() }
+    }
+}
+
+/// Wakes up whenever a node may see something new.
+struct Watch {
+    tips: watch::Receiver<Tips>,
+    outlooks: watch::Receiver<Outlook>,
+}
+
+impl Watch {
+    /// Waits for news since the last call. False where there will be none: the chain has stopped,
+    /// or the listener is gone.
+    async fn changed(&mut self, sink: &SubscriptionSink) -> bool {
+        tokio::select! {
+            () = sink.closed() => false,
+            changed = self.tips.changed() => changed.is_ok(),
+            changed = self.outlooks.changed() => changed.is_ok(),
+        }
     }
 }
 
@@ -73,16 +107,23 @@ where
     module.register_async_method(name, move |params, context, _| {
         let answer = answer.clone();
         async move {
-            context.faults.delay().await;
-            answer(params, context).await
+            context.faults.delay(name).await;
+            let answer = answer(params, Arc::clone(&context)).await;
+            context.faults.voice().await;
+            answer
         }
     })?;
     Ok(())
 }
 
-/// What a subscription sends.
-fn message(value: &Json) -> Option<SubscriptionMessage> {
-    serde_json::value::to_raw_value(value).ok().map(SubscriptionMessage::from)
+/// Whoever listened is gone.
+struct Gone;
+
+/// Sends something to a subscriber, as soon as the node has a voice.
+async fn send(sink: &SubscriptionSink, faults: &Faults, value: &Json) -> Result<(), Gone> {
+    let message = serde_json::value::to_raw_value(value).map_err(|_| Gone)?;
+    faults.voice().await;
+    sink.send(SubscriptionMessage::from(message)).await.map_err(|_| Gone)
 }
 
 fn internal(error: impl std::fmt::Display) -> ErrorObjectOwned {

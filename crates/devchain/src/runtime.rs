@@ -147,6 +147,23 @@ impl Runtime {
     }
 }
 
+/// Metadata that differs from this only in the spec version of its constant `System.Version`: an
+/// upgrade that changes nothing else.
+pub fn with_spec_version(metadata: &[u8], spec: u32) -> Result<Vec<u8>, MetadataError> {
+    let lacks = || MetadataError::Lacks("one constant System.Version".into());
+    let runtime = Runtime::new(metadata.to_vec())?;
+    let constant = &runtime.version;
+    let mut places = memchr::memmem::find_iter(metadata, constant);
+    let (Some(place), None) = (places.next(), places.next()) else { return Err(lacks()) };
+    let mut rest = &constant[..];
+    // Two names and the version of authoring stand before it.
+    <(String, String, u32)>::decode(&mut rest).map_err(|_| lacks())?;
+    let at = place + constant.len() - rest.len();
+    let mut patched = metadata.to_vec();
+    patched.get_mut(at..at + 4).ok_or_else(lacks)?.copy_from_slice(&spec.to_le_bytes());
+    Ok(patched)
+}
+
 /// Storage without which the chain would not be worth talking to.
 const REQUIRED: [(&str, &str); 12] = [
     ("System", "Account"),
@@ -172,6 +189,16 @@ mod tests {
         let runtime = Runtime::new(crate::METADATA.to_vec()).unwrap();
         assert_eq!(runtime.spec_version, 365);
         assert_eq!(runtime.format(), 16);
+    }
+
+    #[test]
+    fn another_spec_version_is_the_only_thing_that_changes() {
+        let patched = with_spec_version(crate::METADATA, 366).unwrap();
+        let runtime = Runtime::new(patched.clone()).unwrap();
+        assert_eq!(runtime.spec_version, 366);
+        let changed = patched.iter().zip(crate::METADATA).filter(|(a, b)| a != b).count();
+        assert_eq!((patched.len(), changed), (crate::METADATA.len(), 1));
+        assert!(with_spec_version(b"metadata", 366).is_err());
     }
 
     #[test]

@@ -56,6 +56,18 @@ impl<'a> State<'a> {
         }
     }
 
+    /// The state of a block of an abandoned branch: `base` is where the branch begins, and `over`
+    /// is what the branch wrote.
+    pub(crate) fn beside(
+        runtime: &'a Runtime,
+        history: &'a History,
+        base: u32,
+        block: u32,
+        over: Changes,
+    ) -> Self {
+        Self { block, done: over, ..Self::at(runtime, history, base) }
+    }
+
     /// The state in which the block after `base` is made; `staged` is written first.
     pub(crate) fn after(
         runtime: &'a Runtime,

@@ -10,8 +10,14 @@ use jsonrpsee::{
 use serde_json::{Value as Json, json};
 use tokio::sync::watch;
 
-use super::{Context, Module, message, method, params::Hex};
-use crate::{block::hex, pool::Status, refusal::Refusal};
+use super::{Context, Gone, Module, method, params::Hex, send};
+use crate::{
+    block::hex,
+    pool::{Status, Statuses},
+    refusal::Refusal,
+};
+
+const SUBMIT_AND_WATCH: &str = "author_submitAndWatchExtrinsic";
 
 pub(super) fn register(module: &mut Module) -> Result<(), RegisterMethodError> {
     method(module, "author_submitExtrinsic", async |params, context: Arc<Context>| {
@@ -25,7 +31,7 @@ pub(super) fn register(module: &mut Module) -> Result<(), RegisterMethodError> {
         Ok(json!(context.ask(pending).await?))
     })?;
     module.register_subscription(
-        "author_submitAndWatchExtrinsic",
+        SUBMIT_AND_WATCH,
         "author_extrinsicUpdate",
         "author_unwatchExtrinsic",
         |params, pending, context, _| watch_extrinsic(params, pending, context),
@@ -33,19 +39,24 @@ pub(super) fn register(module: &mut Module) -> Result<(), RegisterMethodError> {
     Ok(())
 }
 
+/// Hands an extrinsic to the pool. Of one that is dropped in silence there are no statuses.
 async fn submit(
     context: &Context,
     params: &Params<'_>,
-) -> Result<([u8; 32], watch::Receiver<Status>), ErrorObjectOwned> {
+) -> Result<([u8; 32], Option<watch::Receiver<Statuses>>), ErrorObjectOwned> {
     let Hex(bytes) = params.sequence().next()?;
     if context.faults.refuse() {
         return Err(Refusal::Dropped.into());
     }
-    let taken = context.ask(move |chain| chain.submit(bytes.into())).await??;
+    if context.faults.drop_submit() {
+        let (extrinsic, _) = context.ask(move |chain| chain.vet(bytes.into())).await??;
+        return Ok((extrinsic.hash, None));
+    }
+    let (hash, statuses) = context.ask(move |chain| chain.submit(bytes.into())).await??;
     if context.faults.lose_answer() {
         context.faults.cut();
     }
-    Ok(taken)
+    Ok((hash, Some(statuses)))
 }
 
 async fn watch_extrinsic(
@@ -53,43 +64,73 @@ async fn watch_extrinsic(
     pending: PendingSubscriptionSink,
     context: Arc<Context>,
 ) {
-    context.faults.delay().await;
-    let mut status = match submit(&context, &params).await {
-        Ok((_, status)) => status,
+    context.faults.delay(SUBMIT_AND_WATCH).await;
+    let submitted = submit(&context, &params).await;
+    context.faults.voice().await;
+    let statuses = match submitted {
+        Ok((_, statuses)) => statuses,
         Err(error) => return pending.reject(error).await,
     };
     let Ok(sink) = pending.accept().await else { return };
     // Whoever stopped listening needs no word of it.
-    let _ = tell(&sink, &context, &mut status).await;
+    let _ = match statuses {
+        Some(mut statuses) => tell(&sink, &context, &mut statuses).await,
+        None => {
+            let ready = send(&sink, &context.faults, &json!("ready")).await;
+            sink.closed().await;
+            ready
+        }
+    };
 }
 
-/// The listener or the chain is gone.
-struct Gone;
-
+/// Sends every status, each as soon as this node knows of the block that it is about.
 async fn tell(
     sink: &SubscriptionSink,
     context: &Context,
-    status: &mut watch::Receiver<Status>,
+    statuses: &mut watch::Receiver<Statuses>,
 ) -> Result<(), Gone> {
-    send(sink, &json!("ready")).await?;
-    let outcome = tokio::select! {
-        () = sink.closed() => return Err(Gone),
-        outcome = status.wait_for(|status| *status != Status::Ready) => outcome.map(|s| *s),
-    };
-    let (number, hash) = match outcome {
-        Ok(Status::InBlock { number, hash }) => (number, hex(hash)),
-        Ok(Status::Invalid) => return send(sink, &json!("invalid")).await,
-        Ok(Status::Ready) | Err(_) => return send(sink, &json!("dropped")).await,
-    };
-    send(sink, &json!({ "inBlock": hash })).await?;
-    let mut tips = context.node.tips();
-    tokio::select! {
-        () = sink.closed() => return Err(Gone),
-        grown = tips.wait_for(|tips| tips.finalized >= number) => grown.map_err(|_| Gone)?,
-    };
-    send(sink, &json!({ "finalized": hash })).await
+    let mut told = 0;
+    loop {
+        let new = statuses.borrow_and_update().get(told..).unwrap_or_default().to_vec();
+        for status in new {
+            told += 1;
+            send(sink, &context.faults, &seen(sink, context, status).await?).await?;
+            if status.is_last() {
+                return Ok(());
+            }
+        }
+        tokio::select! {
+            () = sink.closed() => return Err(Gone),
+            changed = statuses.changed() => if changed.is_err() {
+                return send(sink, &context.faults, &json!("dropped")).await;
+            },
+        }
+    }
 }
 
-async fn send(sink: &SubscriptionSink, update: &Json) -> Result<(), Gone> {
-    sink.send(message(update).ok_or(Gone)?).await.map_err(|_| Gone)
+/// A status as clients read it, once this node has seen what it says.
+async fn seen(sink: &SubscriptionSink, context: &Context, status: Status) -> Result<Json, Gone> {
+    let (name, hash, number) = match status {
+        Status::Future => return Ok(json!("future")),
+        Status::Ready => return Ok(json!("ready")),
+        Status::Invalid => return Ok(json!("invalid")),
+        Status::Dropped => return Ok(json!("dropped")),
+        Status::Usurped { by } => return Ok(json!({ "usurped": hex(by) })),
+        Status::InBlock { hash, .. } => ("inBlock", hash, 0),
+        Status::Retracted { hash } => ("retracted", hash, 0),
+        Status::Finalized { number, hash } => ("finalized", hash, number),
+    };
+    let mut watch = context.watch();
+    loop {
+        let told = context.see(move |view| {
+            let block = view.find(Some(hash))?;
+            (view.finalized().head.number >= number).then(|| view.told(block).head.hash)
+        });
+        if let Some(told) = told.await.map_err(|_| Gone)? {
+            return Ok(json!({ name: hex(told) }));
+        }
+        if !watch.changed(sink).await {
+            return Err(Gone);
+        }
+    }
 }

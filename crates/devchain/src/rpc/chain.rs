@@ -7,12 +7,13 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use super::{
-    Answer, Context, Module, message, method,
+    Answer, Context, Module, method,
     params::{Hash, Number},
+    send,
 };
 use crate::{
     block::{Block, hex},
-    chain::Tips,
+    view::View,
 };
 
 /// As many hashes are asked for at once.
@@ -24,7 +25,7 @@ pub(super) fn register(module: &mut Module) -> Result<(), RegisterMethodError> {
         block_hash(&context, numbers).await
     })?;
     method(module, "chain_getFinalizedHead", async |_, context: Arc<Context>| {
-        Ok(json!(context.ask(|chain| hex(chain.finalized().head.hash)).await?))
+        Ok(json!(context.see(|view| hex(view.told(view.finalized()).head.hash)).await?))
     })?;
     method(module, "chain_getHeader", async |params, context: Arc<Context>| {
         let hash = params.sequence().optional_next::<Hash>()?;
@@ -37,23 +38,24 @@ pub(super) fn register(module: &mut Module) -> Result<(), RegisterMethodError> {
     heads(
         module,
         ["chain_subscribeNewHeads", "chain_newHead", "chain_unsubscribeNewHeads"],
-        |tips| tips.best,
+        |view| view.best(),
     )?;
     heads(
         module,
         ["chain_subscribeAllHeads", "chain_allHead", "chain_unsubscribeAllHeads"],
-        |tips| tips.best,
+        |view| view.best(),
     )?;
     heads(
         module,
         ["chain_subscribeFinalizedHeads", "chain_finalizedHead", "chain_unsubscribeFinalizedHeads"],
-        |tips| tips.finalized,
+        |view| view.finalized(),
     )
 }
 
 async fn find(context: &Context, hash: Option<Hash>, write: fn(&Block) -> Json) -> Answer {
-    let found = context.ask(move |chain| chain.find(hash.map(|h| h.0)).map(write)).await?;
-    Ok(found.unwrap_or(Json::Null))
+    let hash = hash.map(|h| h.0);
+    let found = context.see(move |view| view.find(hash).map(|block| write(&view.told(block))));
+    Ok(found.await?.unwrap_or(Json::Null))
 }
 
 #[derive(Deserialize)]
@@ -65,59 +67,65 @@ enum Numbers {
 
 async fn block_hash(context: &Context, numbers: Option<Numbers>) -> Answer {
     let hashes = |numbers: Vec<Number>| {
-        context.ask(move |chain| {
-            let hash = |n: &Number| chain.block(n.0).map(|b| hex(b.head.hash));
+        context.see(move |view| {
+            let hash = |n: &Number| view.at(n.0).map(|block| hex(view.told(block).head.hash));
             numbers.iter().take(MAX_HASHES).map(hash).collect::<Vec<_>>()
         })
     };
     Ok(match numbers {
-        None => json!(context.ask(|chain| hex(chain.head().head.hash)).await?),
+        None => json!(context.see(|view| hex(view.told(view.best()).head.hash)).await?),
         Some(Numbers::One(number)) => json!(hashes(vec![number]).await?.pop().flatten()),
         Some(Numbers::Many(numbers)) => json!(hashes(numbers).await?),
     })
 }
 
-/// A stream of headers without gaps: the newest first, then every one after it.
+/// The end of the chain that a stream follows.
+type Newest = for<'a> fn(&View<'a>) -> &'a Block;
+
+/// A stream of headers without gaps: the newest first, then every one after it. After a
+/// reorganisation it goes on with the first block of the new branch.
 fn heads(
     module: &mut Module,
     [subscribe, notify, unsubscribe]: [&'static str; 3],
-    newest: fn(Tips) -> u32,
+    newest: Newest,
 ) -> Result<(), RegisterMethodError> {
     module.register_subscription(
         subscribe,
         notify,
         unsubscribe,
-        move |_, pending, context, _| send_heads(pending, context, newest),
+        move |_, pending, context, _| send_heads(subscribe, pending, context, newest),
     )?;
     Ok(())
 }
 
 async fn send_heads(
+    method: &'static str,
     pending: PendingSubscriptionSink,
     context: Arc<Context>,
-    newest: fn(Tips) -> u32,
+    newest: Newest,
 ) {
-    context.faults.delay().await;
+    context.faults.delay(method).await;
+    context.faults.voice().await;
     let Ok(sink) = pending.accept().await else { return };
-    let mut tips = context.node.tips();
-    let mut next = newest(*tips.borrow());
+    let mut watch = context.watch();
+    let mut last = None;
     loop {
-        let newest = newest(*tips.borrow_and_update());
-        while next <= newest {
-            let number = u64::from(next);
-            let header = context.ask(move |chain| chain.block(number).map(Block::header_json));
-            let Ok(Some(header)) = header.await else { return };
-            let Some(message) = message(&header) else { return };
-            if sink.send(message).await.is_err() {
+        let headers = context.see(move |view| {
+            let blocks = view.since(last, newest(view)).into_iter();
+            let header = |block: &Block| (block.head.hash, view.told(block).header_json());
+            blocks.map(header).collect::<Vec<_>>()
+        });
+        let Ok(headers) = headers.await else { return };
+        // What came while these are sent is looked for before the next wait.
+        let caught_up = headers.is_empty();
+        for (hash, header) in headers {
+            if send(&sink, &context.faults, &header).await.is_err() {
                 return;
             }
-            next += 1;
+            last = Some(hash);
         }
-        tokio::select! {
-            () = sink.closed() => return,
-            grown = tips.changed() => if grown.is_err() {
-                return;
-            },
+        if caught_up && !watch.changed(&sink).await {
+            return;
         }
     }
 }

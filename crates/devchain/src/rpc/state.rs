@@ -6,28 +6,31 @@ use jsonrpsee::{PendingSubscriptionSink, core::RegisterMethodError, types::Error
 use serde_json::{Value as Json, json};
 
 use super::{
-    Context, Module, message, method,
+    Context, Module, method,
     params::{Hash, Hex},
+    send,
 };
 use crate::{
     block::hex,
-    chain::{Chain, NoState},
+    chain::{NoState, nonce},
     runtime::Runtime,
     runtime_api,
+    view::View,
 };
 
 /// A node's limit on the keys of one question or answer.
 const MAX_PAGE: usize = 1000;
+const SUBSCRIBE_VERSION: &str = "state_subscribeRuntimeVersion";
 
 pub(super) fn register(module: &mut Module) -> Result<(), RegisterMethodError> {
     method(module, "state_getStorage", async |params, context: Arc<Context>| {
         let mut params = params.sequence();
         let Hex(key) = params.next()?;
         let at = params.optional_next::<Hash>()?.map(|h| h.0);
-        let read = move |chain: &mut Chain| {
-            chain.storage(at).map(|(storage, block)| storage.get(&key, block).map(hex))
+        let read = move |view: &View<'_>| {
+            view.storage(at).map(|storage| view.value(&storage, &key).map(hex))
         };
-        Ok(json!(context.ask(read).await??))
+        Ok(json!(context.see(read).await??))
     })?;
     method(module, "state_getKeysPaged", async |params, context: Arc<Context>| {
         let mut params = params.sequence();
@@ -36,47 +39,49 @@ pub(super) fn register(module: &mut Module) -> Result<(), RegisterMethodError> {
         check_count(count as usize)?;
         let start = params.optional_next::<Hex>()?.map(|h| h.0);
         let at = params.optional_next::<Hash>()?.map(|h| h.0);
-        let read = move |chain: &mut Chain| {
-            let (storage, block) = chain.storage(at)?;
-            let keys = storage.keys(&prefix, start.as_deref(), count as usize, block);
+        let read = move |view: &View<'_>| {
+            let keys = view.storage(at)?.keys(&prefix, start.as_deref(), count as usize);
             Ok::<_, NoState>(keys.iter().map(hex).collect::<Vec<_>>())
         };
-        Ok(json!(context.ask(read).await??))
+        Ok(json!(context.see(read).await??))
     })?;
     method(module, "state_queryStorageAt", async |params, context: Arc<Context>| {
         let mut params = params.sequence();
         let keys: Vec<Hex> = params.next()?;
         check_count(keys.len())?;
         let at = params.optional_next::<Hash>()?.map(|h| h.0);
-        let read = move |chain: &mut Chain| {
-            let (storage, block) = chain.storage(at)?;
-            let change = |Hex(key): &Hex| json!([hex(key), storage.get(key, block).map(hex)]);
+        let read = move |view: &View<'_>| {
+            let storage = view.storage(at)?;
+            let change = |Hex(key): &Hex| json!([hex(key), view.value(&storage, key).map(hex)]);
             let changes: Vec<Json> = keys.iter().map(change).collect();
-            let hash = chain.block(block.into()).map(|b| hex(b.head.hash));
+            let hash = view.find(at).map(|block| hex(view.told(block).head.hash));
             Ok::<_, NoState>(json!([{ "block": hash, "changes": changes }]))
         };
-        Ok(context.ask(read).await??)
+        Ok(context.see(read).await??)
     })?;
     method(module, "state_call", async |params, context: Arc<Context>| {
         let mut params = params.sequence();
         let function: String = params.next()?;
         let Hex(arguments) = params.next()?;
         let at = params.optional_next::<Hash>()?.map(|h| h.0);
-        let call = move |chain: &mut Chain| -> Result<String, ErrorObjectOwned> {
-            let (_, block) = chain.storage(at)?;
-            let nonce = |who: &_| chain.nonce(who, block);
-            Ok(hex(runtime_api::call(&chain.state(block), nonce, &function, &arguments)?))
+        let call = move |view: &View<'_>| -> Result<String, ErrorObjectOwned> {
+            let state = view.storage(at)?.state();
+            let nonce = |who: &_| nonce(&state, who);
+            Ok(hex(runtime_api::call(&state, nonce, &function, &arguments)?))
         };
-        Ok(json!(context.ask(call).await??))
+        Ok(json!(context.see(call).await??))
     })?;
-    method(module, "state_getMetadata", async |_, context: Arc<Context>| {
-        Ok(json!(context.ask(|chain| hex(chain.runtime().raw())).await?))
+    method(module, "state_getMetadata", async |params, context: Arc<Context>| {
+        let at = params.sequence().optional_next::<Hash>()?.map(|h| h.0);
+        let metadata = context.see(move |view| view.runtime(at).map(|runtime| hex(runtime.raw())));
+        Ok(json!(metadata.await??))
     })?;
-    method(module, "state_getRuntimeVersion", async |_, context: Arc<Context>| {
-        context.ask(|chain| version(chain.runtime())).await
+    method(module, "state_getRuntimeVersion", async |params, context: Arc<Context>| {
+        let at = params.sequence().optional_next::<Hash>()?.map(|h| h.0);
+        Ok(context.see(move |view| view.runtime(at).map(version)).await??)
     })?;
     module.register_subscription(
-        "state_subscribeRuntimeVersion",
+        SUBSCRIBE_VERSION,
         "state_runtimeVersion",
         "state_unsubscribeRuntimeVersion",
         |_, pending, context, _| send_version(pending, context),
@@ -106,12 +111,23 @@ fn version(runtime: &Runtime) -> Json {
     })
 }
 
-/// Sends the version, which never changes here, and stays.
+/// Sends the version of the newest block, and every other that comes after it.
 async fn send_version(pending: PendingSubscriptionSink, context: Arc<Context>) {
+    context.faults.delay(SUBSCRIBE_VERSION).await;
+    context.faults.voice().await;
     let Ok(sink) = pending.accept().await else { return };
-    let Ok(version) = context.ask(|chain| version(chain.runtime())).await else { return };
-    let Some(message) = message(&version) else { return };
-    if sink.send(message).await.is_ok() {
-        sink.closed().await;
+    let mut watch = context.watch();
+    let mut last = Json::Null;
+    loop {
+        let Ok(Ok(version)) = context.see(|view| view.runtime(None).map(version)).await else {
+            return;
+        };
+        if version != last && send(&sink, &context.faults, &version).await.is_err() {
+            return;
+        }
+        last = version;
+        if !watch.changed(&sink).await {
+            return;
+        }
     }
 }

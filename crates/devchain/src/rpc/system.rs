@@ -10,6 +10,7 @@ use serde_json::{Value as Json, json};
 use subxt::utils::AccountId32;
 
 use super::{Context, Module, method};
+use crate::chain::nonce;
 
 pub(super) fn register(module: &mut Module) -> Result<(), RegisterMethodError> {
     let constants: [(&'static str, Json); 6] = [
@@ -31,9 +32,9 @@ pub(super) fn register(module: &mut Module) -> Result<(), RegisterMethodError> {
         let AccountId32(who) = text.parse().map_err(|_| {
             ErrorObjectOwned::owned(INVALID_PARAMS_CODE, "not an SS58 address", None::<()>)
         })?;
-        let next = context.ask(move |chain| {
-            let state = chain.nonce(&who, chain.head().head.number)?;
-            Ok::<_, crate::runtime::MetadataError>(state + chain.pool().waiting(&who))
+        let next = context.see(move |view| -> Result<u32, ErrorObjectOwned> {
+            let nonce = nonce(&view.storage(None)?.state(), &who)?;
+            Ok(nonce.saturating_add(view.pool().ready_of(&who)))
         });
         Ok(json!(next.await??))
     })

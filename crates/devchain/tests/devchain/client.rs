@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
+use blake2::Digest as _;
+use codec::Encode as _;
 use devchain::{DevChain, Genesis, GenesisNeuron, Production};
+use serde_json::Value as Json;
 use subxt::{
     OnlineClient, OnlineClientAtBlock, SubstrateConfig,
     backend::LegacyBackend,
@@ -52,6 +55,15 @@ pub(crate) async fn start(genesis: Genesis) -> (DevChain, Client) {
     let chain = DevChain::start(genesis, ([127, 0, 0, 1], 0).into()).await.unwrap();
     let client = Client::connect(&chain.url()).await;
     (chain, client)
+}
+
+/// The same, with blocks only when they are asked for, and finality `lag` blocks behind.
+pub(crate) fn manual(lag: u32) -> Genesis {
+    Genesis { production: Production::Manual, finality_lag: lag, ..genesis() }
+}
+
+pub(crate) fn anywhere() -> std::net::SocketAddr {
+    ([127, 0, 0, 1], 0).into()
 }
 
 /// A submission that was refused: the JSON-RPC code, and its message or data.
@@ -115,10 +127,116 @@ impl Client {
     }
 }
 
+/// What becomes of an extrinsic, word by word.
+pub(crate) struct Statuses(rpcs::client::RpcSubscription<Json>);
+
+impl Statuses {
+    /// The next word: its name, and the hash with it.
+    pub(crate) async fn next(&mut self) -> (String, Option<String>) {
+        match within(self.0.next()).await.unwrap().unwrap() {
+            Json::String(name) => (name, None),
+            Json::Object(object) => {
+                let (name, hash) = object.into_iter().next().unwrap();
+                (name, Some(hash.as_str().unwrap().to_owned()))
+            }
+            other => panic!("not a status: {other}"),
+        }
+    }
+
+    /// The names of the next words.
+    pub(crate) async fn names(&mut self, n: usize) -> Vec<String> {
+        let mut names = Vec::new();
+        for _ in 0..n {
+            names.push(self.next().await.0);
+        }
+        names
+    }
+}
+
+impl Client {
+    /// Sends bytes to the pool, and listens.
+    pub(crate) async fn watch(&self, bytes: &[u8]) -> Statuses {
+        let hex = format!("0x{}", hex::encode(bytes));
+        let (watch, unwatch) = ("author_submitAndWatchExtrinsic", "author_unwatchExtrinsic");
+        Statuses(self.rpc.subscribe(watch, rpc_params![hex], unwatch).await.unwrap())
+    }
+
+    /// Any answer.
+    pub(crate) async fn ask(&self, method: &str, params: &[Json]) -> Result<Json, rpcs::Error> {
+        let mut list = rpcs::client::RpcParams::new();
+        for param in params {
+            list.push(param).unwrap();
+        }
+        within(self.rpc.request(method, list)).await
+    }
+
+    /// The number of the newest block or, by `chain_getFinalizedHead`, of the newest final one.
+    pub(crate) async fn number(&self, hash: Option<&Json>) -> u64 {
+        let params = hash.map(std::slice::from_ref).unwrap_or_default();
+        let header = self.ask("chain_getHeader", params).await.unwrap();
+        u64::from_str_radix(&header["number"].as_str().unwrap()[2..], 16).unwrap()
+    }
+
+    pub(crate) async fn finalized(&self) -> u64 {
+        let hash = self.ask("chain_getFinalizedHead", &[]).await.unwrap();
+        self.number(Some(&hash)).await
+    }
+
+    pub(crate) async fn block_hash(&self, number: u32) -> Json {
+        self.ask("chain_getBlockHash", &[number.into()]).await.unwrap()
+    }
+
+    /// The headers of the newest blocks, as they come.
+    pub(crate) async fn heads(&self, which: &str) -> Heads {
+        let (subscribe, end) =
+            (format!("chain_subscribe{which}"), format!("chain_unsubscribe{which}"));
+        Heads(self.rpc.subscribe(&subscribe, rpc_params![], &end).await.unwrap())
+    }
+}
+
+/// A stream of headers.
+pub(crate) struct Heads(rpcs::client::RpcSubscription<Json>);
+
+impl Heads {
+    pub(crate) async fn next(&mut self) -> Header {
+        Header::of(&within(self.0.next()).await.unwrap().unwrap())
+    }
+}
+
+/// A header, with the hash that a client computes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) number: u32,
+    pub(crate) parent: String,
+    pub(crate) hash: String,
+}
+
+impl Header {
+    pub(crate) fn of(json: &Json) -> Self {
+        let header: subxt::config::substrate::SubstrateHeader<subxt::utils::H256> =
+            serde_json::from_value(json.clone()).unwrap();
+        let digest: [u8; 32] =
+            blake2::Blake2b::<blake2::digest::consts::U32>::digest(header.encode()).into();
+        Self {
+            number: u32::try_from(header.number).unwrap(),
+            parent: json["parentHash"].as_str().unwrap().to_owned(),
+            hash: hex(digest),
+        }
+    }
+}
+
+pub(crate) fn hex(bytes: [u8; 32]) -> String {
+    format!("0x{}", hex::encode(bytes))
+}
+
 pub(crate) type Call = DynamicPayload<Vec<Value>>;
 
 pub(crate) fn immortal(nonce: u64) -> Params {
     DefaultExtrinsicParamsBuilder::new().immortal().nonce(nonce).build()
+}
+
+pub(crate) fn tipped(nonce: u64, tip: u128) -> Params {
+    DefaultExtrinsicParamsBuilder::new().immortal().nonce(nonce).tip(tip).build()
 }
 
 pub(crate) fn mortal(blocks: u64, nonce: u64) -> Params {

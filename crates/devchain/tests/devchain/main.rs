@@ -4,7 +4,12 @@
 
 mod client;
 mod faults;
+mod forks;
 mod hostile;
+mod nodes;
+mod pool;
 mod reading;
 mod refused;
+mod saved;
+mod upgrade;
 mod writing;

@@ -1,0 +1,22 @@
+//! The runtime that changes under way.
+
+use super::Chain;
+use crate::{
+    block::Block,
+    runtime::{MetadataError, Runtime},
+};
+
+impl Chain {
+    /// The runtime of a block.
+    pub(crate) fn runtime_of(&self, block: &Block) -> &Runtime {
+        &self.runtimes[block.runtime]
+    }
+
+    /// Lets the next block change to a runtime of this metadata.
+    pub(crate) fn upgrade(&mut self, metadata: Vec<u8>) -> Result<(), MetadataError> {
+        let runtime = Runtime::new(metadata)?;
+        self.next_runtime = Some(self.runtimes.len());
+        self.runtimes.push(runtime);
+        Ok(())
+    }
+}
