@@ -76,13 +76,14 @@ const METAGRAPH_API: Api = Api {
     ],
 };
 
+/// `SubtensorModule.TaoWeight` is read too where it is there: what a stake in the root subnet counts.
+/// It has a key on some runtimes.
 const METAGRAPH_STORAGE: &[Storage] = &[
     Storage::new("SubtensorModule", "NetworksAdded", 1, &[]),
     Storage::new("SubtensorModule", "SubnetworkN", 1, &[]),
     Storage::new("SubtensorModule", "Keys", 2, &[]),
     Storage::new("SubtensorModule", "Owner", 1, &[]),
     Storage::new("SubtensorModule", "TotalHotkeyAlpha", 2, &[]),
-    Storage::new("SubtensorModule", "TaoWeight", 0, &[]),
     Storage::new("SubtensorModule", "Incentive", 1, &[]),
     Storage::new("SubtensorModule", "ValidatorPermit", 1, &[]),
     Storage::new("SubtensorModule", "BlockAtRegistration", 2, &[]),
@@ -149,6 +150,12 @@ pub(crate) fn has_selective_metagraph(metadata: &Metadata) -> bool {
 /// Whether weights can be set for a mechanism by number.
 pub(crate) fn has_mechanism_weights(metadata: &Metadata) -> bool {
     WEIGHT_CALLS[0].missing(metadata).is_none()
+}
+
+/// How many keys an item of the storage has; `None` where it is missing.
+pub(crate) fn keys_of(metadata: &Metadata, pallet: &str, entry: &str) -> Option<usize> {
+    let pallet = metadata.pallet_by_name(pallet)?;
+    Some(pallet.storage()?.entry_by_name(entry)?.keys().len())
 }
 
 impl Call {

@@ -29,6 +29,8 @@ pub(crate) struct Policy {
 pub(crate) enum News {
     /// It answered a call, whatever it said.
     Answered { latency: Duration },
+    /// Its connection was found lost, and another one was made.
+    Reconnected,
     /// A call, a connection or a subscription failed.
     Failed { why: String },
     /// It was asked how the chain stands.
@@ -130,6 +132,7 @@ impl Board {
         let health = self.endpoints.get_mut(rank)?;
         match news {
             News::Answered { latency } => health.answered(latency),
+            News::Reconnected => health.well_since = None,
             News::Failed { why } => {
                 health.breaker.failed(now, chance, policy);
                 health.went_wrong(why);

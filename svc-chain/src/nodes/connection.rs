@@ -3,7 +3,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -106,6 +109,8 @@ pub(super) struct Connection {
     genesis: Genesis,
     request_timeout: Duration,
     client: Mutex<Option<Arc<Client>>>,
+    /// A lost connection was replaced, and nobody was told of that yet.
+    replaced: AtomicBool,
 }
 
 impl Connection {
@@ -115,7 +120,19 @@ impl Connection {
         genesis: Genesis,
         request_timeout: Duration,
     ) -> Self {
-        Self { url, rank, genesis, request_timeout, client: Mutex::new(None) }
+        Self {
+            url,
+            rank,
+            genesis,
+            request_timeout,
+            client: Mutex::new(None),
+            replaced: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether a lost connection was replaced since this was asked last.
+    pub(super) fn was_replaced(&self) -> bool {
+        self.replaced.swap(false, Ordering::Relaxed)
     }
 
     /// Gives up the connection: the next call makes another one.
@@ -156,7 +173,9 @@ impl Connection {
         if let Some(client) = held.as_ref().filter(|client| client.is_connected()) {
             return Ok(Arc::clone(client));
         }
-        *held = None;
+        if held.take().is_some() {
+            self.replaced.store(true, Ordering::Relaxed);
+        }
         let client = match self.open().await {
             Ok(client) => Arc::new(client),
             Err(failure) => {

@@ -258,6 +258,9 @@ impl Nodes {
         }
         let asked = Instant::now();
         let answer = request.make(connection).await;
+        if connection.was_replaced() {
+            self.hear(rank, News::Reconnected);
+        }
         match &answer {
             Ok(_) | Err(Failure::Refused(_)) => {
                 self.hear(rank, News::Answered { latency: asked.elapsed() });

@@ -16,6 +16,7 @@ use super::{Axon, entry, fetch, of_subnet, unreadable};
 use crate::{
     chain::{AtBlock, Chain},
     error::Error,
+    selfcheck,
 };
 
 const WHAT: &str = "the metagraph";
@@ -133,12 +134,23 @@ async fn stakes(chain: &Chain, at: &AtBlock, hotkeys: &[[u8; 32]]) -> Result<Vec
     };
     let own = many::<u64>(chain, at, "TotalHotkeyAlpha", keys(chain.netuid.0)).await?;
     let root = many::<u64>(chain, at, "TotalHotkeyAlpha", keys(0)).await?;
-    let weight: u64 = fetch(at, PALLET, "TaoWeight", Vec::new(), WHAT).await?.unwrap_or_default();
+    let weight = root_weight(chain, at).await?;
     let stakes = own.into_iter().zip(root).map(|(own, root)| {
         let counted = u128::from(root.unwrap_or_default()) * u128::from(weight) >> 64;
         own.unwrap_or_default().saturating_add(u64::try_from(counted).unwrap_or(u64::MAX))
     });
     Ok(stakes.collect())
+}
+
+/// What a stake in the root subnet counts, as a share of 2^64; 0 where the runtime has no such thing.
+async fn root_weight(chain: &Chain, at: &AtBlock) -> Result<u64, Error> {
+    const NAME: &str = "TaoWeight";
+    let keys = match selfcheck::keys_of(at.metadata_ref(), PALLET, NAME) {
+        Some(0) => Vec::new(),
+        Some(1) => vec![Value::u128(chain.netuid.0.into())],
+        Some(_) | None => return Ok(0),
+    };
+    Ok(fetch(at, PALLET, NAME, keys, WHAT).await?.unwrap_or_default())
 }
 
 /// Values of many keys of one map, in the order of the keys; `None` where there is none. They are

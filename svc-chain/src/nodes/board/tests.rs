@@ -81,6 +81,16 @@ fn an_endpoint_that_comes_and_goes_is_not_followed_back_and_forth() {
 }
 
 #[test]
+fn an_endpoint_that_loses_its_connections_between_two_questions_is_not_well_for_long() {
+    let mut board = well(2);
+    board.hear(0, failed(), at(1), 0.5).unwrap();
+    for second in (2..60).step_by(2) {
+        board.hear(0, News::Reconnected, at(second), 0.5);
+        assert_eq!(board.hear(0, answered(), at(second), 0.5), None);
+    }
+}
+
+#[test]
 fn an_endpoint_that_is_behind_is_left_and_one_that_is_one_block_late_is_not() {
     let mut board = well(2);
     assert_eq!(board.hear(1, told(11), at(4), 0.5), None);
@@ -137,7 +147,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         (0u64..8).prop_map(Step::Wait),
-        (0usize..3, 0u8..6, 0u64..4).prop_map(|(rank, what, n)| Step::Hear(rank, what, n)),
+        (0usize..3, 0u8..7, 0u64..4).prop_map(|(rank, what, n)| Step::Hear(rank, what, n)),
     ]
 }
 
@@ -164,6 +174,7 @@ proptest! {
                 }
                 Step::Hear(rank, 2, n) => (rank, told(height.saturating_sub(n))),
                 Step::Hear(rank, 3, _) => (rank, News::Lied { why: String::new() }),
+                Step::Hear(rank, 4, _) => (rank, News::Reconnected),
                 Step::Hear(rank, _, _) => (rank, answered()),
             };
             let before = board.current();
