@@ -10,7 +10,7 @@ use scale_info::{Variant, form::PortableForm};
 use subxt::ext::scale_type_resolver::Field;
 
 pub use self::commitments::Commitment;
-pub(crate) use self::commitments::read as commitment;
+pub(crate) use self::commitments::{commit, read as commitment};
 use crate::{
     encode::Failure,
     refusal::Custom,

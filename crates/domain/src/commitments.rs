@@ -77,11 +77,11 @@ impl CommitmentKind {
     /// When they are nothing of the protocol's, or a key has a value that it cannot have.
     pub fn of(bytes: &[u8]) -> Result<Self, CommitmentError> {
         let fields = Fields::parse(bytes, &["b", "e", "m", "h", "v", "i", "s", "r", "rv"])?;
-        let has = |key: &&str| fields.get(key).is_some();
-        if ["b", "i"].iter().any(|key| has(key)) {
+        let has = |keys: &[&str]| keys.iter().any(|key| fields.get(key).is_some());
+        if has(&["b", "i"]) {
             return MinerCommitment::parse(bytes).map(|_| Self::Miner);
         }
-        match (has(&"m"), ["e", "h", "v", "s", "r", "rv"].iter().any(|key| has(key))) {
+        match (has(&["m"]), has(&["e", "h", "v", "s", "r", "rv"])) {
             (true, false) => SignedHashCommitment::parse(bytes).map(|_| Self::SignedHash),
             (true, true) => MinerCommitment::parse(bytes).map(|_| Self::Miner),
             (false, _) => ValidatorCommitment::parse(bytes).map(|_| Self::Validator),
