@@ -29,10 +29,12 @@ mod refusal;
 mod rpc;
 mod runtime;
 mod runtime_api;
+mod script;
 mod server;
 mod state;
 mod subnet;
 mod view;
+mod wallet;
 
 pub use self::{
     block::Head,
@@ -45,6 +47,8 @@ pub use self::{
     handle::{DevChain, MIN_BLOCK_TIME, StartError, UpgradeError},
     node::Stopped,
     runtime::{MetadataError, with_spec_version},
+    script::{Script, ScriptError},
+    wallet::{development_key, write_wallet},
 };
 
 /// SCALE metadata of finney at spec 365, which the chain runs on unless told otherwise.

@@ -49,6 +49,11 @@ impl DevChain {
         Ok(self.node.with(move |chain| chain.upgrade(metadata)).await??)
     }
 
+    /// The SCALE metadata of the newest block's runtime.
+    pub async fn metadata(&self) -> Result<Vec<u8>, Stopped> {
+        self.node.with(|chain| chain.runtime_of(chain.head()).raw().to_vec()).await
+    }
+
     /// `true` makes blocks without taking anything from the pool.
     pub async fn hold_pool(&self, hold: bool) -> Result<(), Stopped> {
         self.node.with(move |chain| chain.pool_mut().hold(hold)).await

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail wherever it is")]
 
 mod client;
+mod command;
 mod faults;
 mod forks;
 mod hostile;
@@ -11,5 +12,6 @@ mod pool;
 mod reading;
 mod refused;
 mod saved;
+mod script;
 mod upgrade;
 mod writing;
