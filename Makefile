@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 FMT := $(CARGO) fmt --all -- --config group_imports=StdExternalCrate,imports_granularity=Crate
 
-.PHONY: help demo test check setup setup-libtorch setup-tests build fmt lint docs-check deny fuzz bench clean
+.PHONY: help demo test check setup setup-libtorch setup-tests build fmt lint docs-check deny fuzz bench bench-chain clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ fmt: ## Format
 
 deny: ## Check licences, sources and who may use which crate (needs cargo-deny)
 	$(CARGO) deny check bans licenses sources
+
+bench-chain: ## How long a freeze waits for the chain service, and how much memory that has
+	$(CARGO) bench --package svc-chain --bench freeze
 
 clean: ## Remove what was built
 	$(CARGO) clean

@@ -4,13 +4,7 @@
 //! Nothing is ever read "now": a caller names the block, or asks for the best or the final one
 //! and keeps its hash.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-};
+use std::{fmt, sync::Arc};
 
 use domain::{BlockHash, BlockNumber, NetUid};
 use subxt::{
@@ -23,14 +17,12 @@ use subxt::{
     rpcs::{RpcClient, methods::LegacyRpcMethods},
     utils::H256,
 };
-use tracing::{error, info};
 
 use crate::{
     config::Config,
     error::Error,
-    metrics,
-    rpc::{Rpc, RpcError},
-    selfcheck,
+    nodes::{Nodes, Unfit},
+    runtime::Runtime,
 };
 
 pub(crate) type Header = SubstrateHeader<H256>;
@@ -83,47 +75,69 @@ pub(crate) struct Tips {
     pub(crate) finalized: Block,
 }
 
-/// A chain that was reached, and the subnet on it. Clones share the connection.
+/// A chain that was reached, and the subnet on it. Clones share the connections.
 #[derive(Clone)]
 pub(crate) struct Chain {
     api: OnlineClient<SubstrateConfig>,
     methods: Methods,
-    rpc: Rpc,
+    /// Whom it asks, where that is one endpoint and no other.
+    only: Option<usize>,
+    nodes: Nodes,
+    archive: Option<Nodes>,
+    /// Holds the metadata of every runtime that was read, for all endpoints.
+    config: SubstrateConfig,
+    runtime: Runtime,
     pub(crate) netuid: NetUid,
     /// Key of the mechanism's weights and updates in the chain's maps.
     pub(crate) weights_index: u16,
-    /// Spec version that the self-check was last made for.
-    checked: Arc<AtomicU32>,
 }
 
 impl Chain {
     /// Reaches the chain and checks that its runtime has all that is used.
-    pub(crate) async fn connect(config: &Config, rpc: Rpc) -> Result<Self, Error> {
-        rpc.connect().await.map_err(|error| match error {
-            RpcError::Unreachable(_) => Error::Unreachable(error.to_string()),
-            RpcError::WrongGenesis { .. } => Error::WrongChain(error.to_string()),
+    pub(crate) async fn connect(
+        config: &Config,
+        nodes: Nodes,
+        archive: Option<Nodes>,
+        runtime: Runtime,
+    ) -> Result<Self, Error> {
+        nodes.reach().await.map_err(|error| match error {
+            Unfit::Unreachable(why) => Error::Unreachable(why.to_string()),
+            Unfit::Foreign(why) => Error::WrongChain(why.to_string()),
         })?;
-        let client = RpcClient::new(rpc.clone());
-        let backend = LegacyBackend::builder().storage_page_size(PAGE).build(client.clone());
-        let api = OnlineClient::from_backend_with_config(SubstrateConfig::new(), Arc::new(backend))
-            .await
-            .map_err(|error| Error::reading("the genesis hash", 0, error))?;
+        let genesis = nodes
+            .genesis()
+            .ok_or_else(|| Error::Unreachable("no endpoint told its genesis".to_owned()))?;
+        let settings = SubstrateConfig::builder().set_genesis_hash(H256(genesis)).build();
+        let (api, methods) = view(settings.clone(), nodes.client()).await?;
         let chain = Self {
             api,
-            methods: LegacyRpcMethods::new(client),
-            rpc,
+            methods,
+            only: None,
+            nodes,
+            archive,
+            config: settings,
+            runtime,
             netuid: NetUid(config.netuid),
             weights_index: u16::from(config.mechanism) * 4096 + config.netuid,
-            checked: Arc::default(),
         };
         let best = chain.best().await?;
         let at = chain.at(BlockId::Hash(best.hash)).await?;
-        let missing = selfcheck::missing(at.metadata_ref());
-        if missing.is_empty() {
-            Ok(chain)
-        } else {
-            Err(Error::Runtime { spec: at.spec_version(), missing })
-        }
+        chain.runtime.now(&at, best.number);
+        chain.runtime_ok()?;
+        Ok(chain)
+    }
+
+    /// The same chain as one endpoint tells it.
+    pub(crate) async fn only(&self, rank: usize) -> Result<Self, Error> {
+        let (api, methods) = view(self.config.clone(), self.nodes.only(rank)).await?;
+        Ok(Self { api, methods, only: Some(rank), ..self.clone() })
+    }
+
+    /// The same chain as nodes tell it that keep every past state; `None` where none is known.
+    pub(crate) async fn archive(&self) -> Result<Option<Self>, Error> {
+        let Some(nodes) = self.archive.clone() else { return Ok(None) };
+        let (api, methods) = view(self.config.clone(), nodes.client()).await?;
+        Ok(Some(Self { api, methods, only: None, nodes, archive: None, ..self.clone() }))
     }
 
     /// Hash of the chain's first block.
@@ -131,14 +145,20 @@ impl Chain {
         BlockHash(self.api.genesis_hash().0)
     }
 
+    /// The endpoints.
+    pub(crate) fn nodes(&self) -> &Nodes {
+        &self.nodes
+    }
+
     /// The calls of a node that `subxt` does not wrap.
     pub(crate) fn methods(&self) -> &Methods {
         &self.methods
     }
 
-    /// Gives up the connection: the next call makes another one.
-    pub(crate) async fn reconnect(&self) {
-        self.rpc.disconnect().await;
+    /// Whether the newest runtime has all that this service uses. Nothing may be signed for one
+    /// that has not.
+    pub(crate) fn runtime_ok(&self) -> Result<(), Error> {
+        self.runtime.ok()
     }
 
     /// The state at one block.
@@ -148,28 +168,14 @@ impl Chain {
             BlockId::Hash(hash) => self.api.at_block(H256(hash.0)).await,
         };
         let at = at.map_err(|error| Error::reading("the block", id, error))?;
-        self.check(&at);
+        self.runtime.seen(&at);
         Ok(at)
-    }
-
-    /// Makes the self-check once per runtime, so that an upgrade that matters is seen.
-    fn check(&self, at: &AtBlock) {
-        let spec = at.spec_version();
-        if self.checked.swap(spec, Ordering::Relaxed) == spec {
-            return;
-        }
-        metrics::spec_version(spec);
-        let missing = selfcheck::missing(at.metadata_ref());
-        if missing.is_empty() {
-            info!(spec, "the runtime has all that is used");
-        } else {
-            error!(spec, missing = missing.join("; "), "the runtime lacks what is used");
-        }
     }
 
     /// The node's best block.
     pub(crate) async fn best(&self) -> Result<Block, Error> {
-        self.header(None).await
+        let header = self.header(None, "best".to_owned()).await?;
+        Ok(Block::of(&header))
     }
 
     /// The node's best and final blocks.
@@ -179,7 +185,7 @@ impl Chain {
             .chain_get_finalized_head()
             .await
             .map_err(|error| Error::reading("the final block", "final", error))?;
-        let finalized = self.header(Some(finalized)).await?;
+        let finalized = self.block_of(BlockHash(finalized.0)).await?;
         let best = self.best().await?;
         Ok(Tips { best, finalized })
     }
@@ -192,7 +198,31 @@ impl Chain {
             .await
             .map_err(|error| Error::reading("the block's hash", number, error))?
             .ok_or_else(|| Error::NoSuchBlock(number.to_string()))?;
-        self.header(Some(hash)).await
+        let block = self.block_of(BlockHash(hash.0)).await?;
+        if block.number != number {
+            let what = format!("block {number} is said to have the hash of block {}", block.number);
+            return Err(self.lie(what));
+        }
+        Ok(block)
+    }
+
+    /// The block of a hash: its header is hashed here.
+    pub(crate) async fn block_of(&self, hash: BlockHash) -> Result<Block, Error> {
+        let header = self.header(Some(H256(hash.0)), hash.to_string()).await?;
+        let block = Block::of(&header);
+        if block.hash != hash {
+            return Err(self.lie(format!("the header of {hash} has the hash {}", block.hash)));
+        }
+        Ok(block)
+    }
+
+    /// What cannot be true was said by the endpoint that is asked.
+    fn lie(&self, what: String) -> Error {
+        let teller = self.only.or_else(|| self.nodes.board().borrow().current());
+        if let Some(rank) = teller {
+            self.nodes.lied(rank, &what);
+        }
+        Error::Lie(what)
     }
 
     /// Encoded extrinsics of a block, in order.
@@ -205,20 +235,31 @@ impl Chain {
             .ok_or_else(|| Error::NoSuchBlock(block.hash.to_string()))
     }
 
-    async fn header(&self, hash: Option<H256>) -> Result<Block, Error> {
-        let name = hash.map_or_else(|| "best".to_owned(), |hash| format!("{hash:?}"));
-        let header = self
-            .methods
+    async fn header(&self, hash: Option<H256>, name: String) -> Result<Header, Error> {
+        self.methods
             .chain_get_header(hash)
             .await
             .map_err(|error| Error::reading("the block's header", &name, error))?
-            .ok_or(Error::NoSuchBlock(name))?;
-        Ok(Block::of(&header))
+            .ok_or(Error::NoSuchBlock(name))
     }
+}
+
+async fn view(
+    config: SubstrateConfig,
+    client: RpcClient,
+) -> Result<(OnlineClient<SubstrateConfig>, Methods), Error> {
+    let backend = LegacyBackend::builder().storage_page_size(PAGE).build(client.clone());
+    let api = OnlineClient::from_backend_with_config(config, Arc::new(backend))
+        .await
+        .map_err(|error| Error::reading("the genesis hash", 0, error))?;
+    Ok((api, LegacyRpcMethods::new(client)))
 }
 
 impl fmt::Debug for Chain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Chain").field("rpc", &self.rpc).finish_non_exhaustive()
+        f.debug_struct("Chain")
+            .field("nodes", &self.nodes)
+            .field("only", &self.only)
+            .finish_non_exhaustive()
     }
 }

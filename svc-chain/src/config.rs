@@ -25,10 +25,36 @@ pub struct Config {
     #[config(default = "local")]
     pub network: Network,
 
-    /// WebSocket endpoints, best first, instead of the network's. The first that answers with the
-    /// right genesis is used.
+    /// WebSocket endpoints, best first, instead of the network's. The best one that is well is used;
+    /// of several, those that fail, fall behind or are of another chain are left by themselves.
     #[config(default = [])]
     pub endpoints: Vec<String>,
+
+    /// WebSocket endpoints of nodes that keep every past state, instead of the network's: asked only
+    /// for a snapshot of commitments that was missed.
+    #[config(default = [])]
+    pub archive_endpoints: Vec<String>,
+
+    /// Endpoints that must agree on what decides money: hashes of past blocks, and commitments.
+    /// 2 where two or more endpoints are configured, else 1, if it is not set.
+    pub quorum: Option<usize>,
+
+    /// What to do when endpoints answer, and do not agree: `hold` answers nothing, `best` takes the
+    /// word of the best-ranked one.
+    #[config(default = "hold")]
+    pub on_disagreement: OnDisagreement,
+
+    /// An endpoint that is this many blocks behind the best of all is left for another one.
+    #[config(default = 2)]
+    pub max_lag: u64,
+
+    /// How often every endpoint is asked how the chain stands.
+    #[config(default = "4s", deserialize_with = humantime_serde::deserialize)]
+    pub probe_interval: Duration,
+
+    /// Snapshots of the commitments that are kept: four are taken in a cycle.
+    #[config(default = 16)]
+    pub keep_snapshots: usize,
 
     /// Hash of the chain's first block, `0x` and 64 hex digits, instead of the network's. An
     /// endpoint with another one is never used.
@@ -108,7 +134,7 @@ pub struct Config {
     pub lease_ttl: Duration,
 
     /// Most time that a node may take to answer a call.
-    #[config(default = "15s", deserialize_with = humantime_serde::deserialize)]
+    #[config(default = "5s", deserialize_with = humantime_serde::deserialize)]
     pub request_timeout: Duration,
 
     /// A connection that brings no block for this long is replaced.
@@ -126,6 +152,26 @@ pub enum Follow {
     Finalized,
 }
 
+impl Follow {
+    /// Stable, snake_case.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Best => "best",
+            Self::Finalized => "finalized",
+        }
+    }
+}
+
+/// What to do when endpoints do not agree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDisagreement {
+    /// Answer nothing: who asked holds what depends on it.
+    Hold,
+    /// Take the word of the best-ranked one, and say so.
+    Best,
+}
+
 /// A configuration that is well-formed and means nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
@@ -135,6 +181,14 @@ pub enum ConfigError {
     Mortality(u64),
     #[error("`chain.endpoints`: `{0}` does not start with ws:// or wss://")]
     Endpoint(String),
+    #[error("`chain.endpoints`: `{0}` is there twice, and would agree with itself")]
+    SameEndpoint(String),
+    #[error("`chain.quorum` is {quorum}, and there are {endpoints} endpoints")]
+    Quorum { quorum: usize, endpoints: usize },
+    #[error("`chain.max_lag` must be at least 1")]
+    MaxLag,
+    #[error("`chain.probe_interval` must be at least 10ms")]
+    ProbeInterval,
     #[error("`chain.mechanism` must be 0 to 15, not {0}")]
     Mechanism(u8),
     #[error("`chain.netuid` must be 0 to 4095, not {0}")]
@@ -155,6 +209,12 @@ impl Config {
             admin_addr: None,
             network: Network::Local,
             endpoints: Vec::new(),
+            archive_endpoints: Vec::new(),
+            quorum: None,
+            on_disagreement: OnDisagreement::Hold,
+            max_lag: 2,
+            probe_interval: Duration::from_secs(4),
+            keep_snapshots: 16,
             genesis_hash: None,
             netuid: 102,
             axon: None,
@@ -173,23 +233,30 @@ impl Config {
             peer_signatures_per_minute: 30_000,
             keep_intents: 256,
             lease_ttl: Duration::from_secs(15),
-            request_timeout: Duration::from_secs(15),
+            request_timeout: Duration::from_secs(5),
             stall_timeout: Duration::from_secs(60),
         }
     }
 
     /// Endpoints to use, best first.
     pub(crate) fn urls(&self) -> Result<Vec<String>, ConfigError> {
-        if self.endpoints.is_empty() {
-            return Ok(self.network.endpoints().iter().map(|url| (*url).to_owned()).collect());
-        }
-        match self
-            .endpoints
-            .iter()
-            .find(|url| !url.starts_with("ws://") && !url.starts_with("wss://"))
-        {
-            Some(url) => Err(ConfigError::Endpoint(url.clone())),
-            None => Ok(self.endpoints.clone()),
+        urls(&self.endpoints, self.network.endpoints())
+    }
+
+    /// Endpoints that keep every past state, best first. Own endpoints come without the network's.
+    pub(crate) fn archive_urls(&self) -> Result<Vec<String>, ConfigError> {
+        let known = self.network.archive_endpoints();
+        urls(&self.archive_endpoints, if self.endpoints.is_empty() { known } else { &[] })
+    }
+
+    /// Endpoints that must agree on what decides money.
+    pub(crate) fn quorum(&self) -> Result<usize, ConfigError> {
+        let endpoints = self.urls()?.len();
+        let quorum = self.quorum.unwrap_or(endpoints.min(2));
+        if (1..=endpoints).contains(&quorum) {
+            Ok(quorum)
+        } else {
+            Err(ConfigError::Quorum { quorum, endpoints })
         }
     }
 
@@ -235,10 +302,33 @@ impl Config {
         if self.peer_signatures_per_minute == 0 {
             return Err(ConfigError::NoSignatures("peer_signatures_per_minute"));
         }
-        self.urls()?;
+        if self.max_lag == 0 {
+            return Err(ConfigError::MaxLag);
+        }
+        if self.probe_interval < Duration::from_millis(10) {
+            return Err(ConfigError::ProbeInterval);
+        }
+        self.quorum()?;
+        self.archive_urls()?;
         self.genesis()?;
         Ok(())
     }
+}
+
+/// The configured endpoints, or those that are known.
+fn urls(configured: &[String], known: &[&str]) -> Result<Vec<String>, ConfigError> {
+    if configured.is_empty() {
+        return Ok(known.iter().map(|url| (*url).to_owned()).collect());
+    }
+    for (place, url) in configured.iter().enumerate() {
+        if !url.starts_with("ws://") && !url.starts_with("wss://") {
+            return Err(ConfigError::Endpoint(url.clone()));
+        }
+        if configured[..place].contains(url) {
+            return Err(ConfigError::SameEndpoint(url.clone()));
+        }
+    }
+    Ok(configured.to_vec())
 }
 
 #[cfg(test)]
@@ -295,7 +385,42 @@ mod tests {
         let config = Config { round_signatures_per_minute: 0, ..defaults.clone() };
         let none = ConfigError::NoSignatures("round_signatures_per_minute");
         assert_eq!(config.check(), Err(none));
-        let config = Config { max_attempts: 0, ..defaults };
+        let config = Config { max_attempts: 0, ..defaults.clone() };
         assert_eq!(config.check(), Err(ConfigError::MaxAttempts));
+        let config = Config { max_lag: 0, ..defaults.clone() };
+        assert_eq!(config.check(), Err(ConfigError::MaxLag));
+        let config = Config { probe_interval: Duration::ZERO, ..defaults.clone() };
+        assert_eq!(config.check(), Err(ConfigError::ProbeInterval));
+        let config = Config { endpoints: vec!["ws://a".to_owned(); 2], ..defaults };
+        assert_eq!(config.check(), Err(ConfigError::SameEndpoint("ws://a".to_owned())));
+    }
+
+    #[test]
+    fn two_endpoints_must_agree_unless_told_otherwise_and_no_more_than_there_are() {
+        let with = |endpoints: &[&str], quorum| Config {
+            endpoints: endpoints.iter().map(|url| (*url).to_owned()).collect(),
+            quorum,
+            ..Config::defaults()
+        };
+        assert_eq!(with(&[], None).quorum(), Ok(1));
+        assert_eq!(with(&["ws://a", "ws://b", "ws://c"], None).quorum(), Ok(2));
+        assert_eq!(with(&["ws://a", "ws://b", "ws://c"], Some(3)).quorum(), Ok(3));
+        for quorum in [0, 3] {
+            let error = with(&["ws://a", "ws://b"], Some(quorum)).check().unwrap_err();
+            assert_eq!(error, ConfigError::Quorum { quorum, endpoints: 2 });
+            let text = error.to_string();
+            assert!(text.contains(&quorum.to_string()) && text.contains('2'), "{text}");
+        }
+    }
+
+    #[test]
+    fn finney_is_recovered_from_its_archive_nodes_and_own_endpoints_from_own_ones() {
+        let finney = Config { network: Network::Finney, ..Config::defaults() };
+        let archive = ["wss://archive.chain.opentensor.ai:443"];
+        assert_eq!(finney.archive_urls().unwrap(), archive);
+        let own = Config { endpoints: vec!["ws://a".to_owned()], ..finney };
+        assert_eq!(own.archive_urls().unwrap(), Vec::<String>::new());
+        let own = Config { archive_endpoints: vec!["ws://b".to_owned()], ..own };
+        assert_eq!(own.archive_urls().unwrap(), ["ws://b"]);
     }
 }

@@ -17,6 +17,14 @@ pub(crate) enum Error {
         "the node no longer holds the state of block {0}; ask while it is fresh, or of an archive node"
     )]
     StateDiscarded(String),
+    /// Too few endpoints answered: the same question may be answered a moment later.
+    #[error("{what}: {wanted} endpoints must agree, and {got} answered: {why}")]
+    NoQuorum { what: &'static str, wanted: usize, got: usize, why: String },
+    /// Endpoints answered otherwise, and policy holds what depends on it.
+    #[error("{what}: {wanted} endpoints must agree, and they do not: {told}")]
+    Disagreement { what: &'static str, wanted: usize, told: String },
+    #[error("an endpoint says what cannot be true: {0}")]
+    Lie(String),
     #[error("{what} cannot be read: {why}")]
     Unreadable { what: &'static str, why: String },
     #[error("subnet {0} does not exist")]
@@ -56,6 +64,9 @@ impl Error {
             Self::WrongChain(_) => "wrong_chain",
             Self::NoSuchBlock(_) => "no_such_block",
             Self::StateDiscarded(_) => "state_discarded",
+            Self::NoQuorum { .. } => "no_quorum",
+            Self::Disagreement { .. } => "disagreement",
+            Self::Lie(_) => "endpoint_lies",
             Self::Unreadable { .. } => "unreadable",
             Self::NoSuchSubnet(_) => "no_such_subnet",
             Self::Runtime { .. } => "runtime",
@@ -73,9 +84,14 @@ impl Error {
 
     fn code(&self) -> Code {
         match self {
-            Self::Unreachable(_) | Self::Store(_) | Self::Fenced(_) => Code::Unavailable,
+            Self::Unreachable(_)
+            | Self::NoQuorum { .. }
+            | Self::Lie(_)
+            | Self::Store(_)
+            | Self::Fenced(_) => Code::Unavailable,
             Self::NoSuchBlock(_) | Self::NoSuchSubnet(_) | Self::NoSuchIntent(_) => Code::NotFound,
             Self::StateDiscarded(_)
+            | Self::Disagreement { .. }
             | Self::Superseded { .. }
             | Self::Guarded { .. }
             | Self::Runtime { .. }
@@ -97,7 +113,7 @@ impl Error {
         let text = error.to_string();
         let lower = text.to_lowercase();
         let has = |part| lower.contains(part);
-        if crate::rpc::is_unreachable(&text) {
+        if crate::nodes::is_unreachable(&text) {
             Self::Unreachable(text)
         } else if has("state already discarded") || has("state discarded") {
             Self::StateDiscarded(block.to_string())

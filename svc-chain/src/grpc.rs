@@ -15,14 +15,22 @@ use tonic::{Request, Response, Status};
 use tracing::{Span, debug, field::Empty, instrument, warn};
 
 use crate::{
-    blocks::Head,
-    chain::{Block, BlockId, Chain},
+    blocks::{self, Blocks},
+    chain::{BlockId, Chain},
+    config::Follow,
+    degradations::Degradations,
     error::Error,
     keys::SigningKey,
     metrics,
+    nodes::Nodes,
     outbox::{Intent, Key, Kind, Outbox, State},
-    payload, read,
+    payload,
+    quorum::{Agreed, Quorum},
+    read,
+    runtime::Runtime,
     sign::{Purpose, Signer},
+    snapshots::{self, Snapshots},
+    status,
 };
 
 /// Answers calls; those that need the chain are UNAVAILABLE until it was reached.
@@ -33,7 +41,12 @@ pub(crate) struct Handler {
     /// Knows the callers of what only the validator's own services may do.
     pub(crate) guard: Guard,
     pub(crate) chain: watch::Receiver<Option<Chain>>,
-    pub(crate) head: Head,
+    pub(crate) nodes: Nodes,
+    pub(crate) runtime: Runtime,
+    pub(crate) blocks: Blocks,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) quorum: Quorum,
+    pub(crate) degradations: Degradations,
     pub(crate) outbox: Outbox,
     pub(crate) shutdown: Shutdown,
 }
@@ -56,7 +69,7 @@ impl ChainService for Handler {
         _request: Request<v1::GetIdentityRequest>,
     ) -> Result<Response<v1::GetIdentityResponse>, Status> {
         let chain = self.chain()?;
-        let at = chain.at(BlockId::Hash(self.head.newest()?.hash)).await?;
+        let at = chain.at(BlockId::Hash(self.blocks.newest()?.hash)).await?;
         let uid = read::uid_of(&chain, &at, self.key.hotkey()).await?;
         Ok(Response::new(v1::GetIdentityResponse {
             hotkey: self.key.hotkey().to_string(),
@@ -69,26 +82,26 @@ impl ChainService for Handler {
 
     async fn watch_blocks(
         &self,
-        _request: Request<v1::WatchBlocksRequest>,
+        request: Request<v1::WatchBlocksRequest>,
     ) -> Result<Response<Events>, Status> {
-        let blocks = self.head.watch(self.chain()?, self.shutdown.clone());
-        let events = blocks.map(|block| {
-            let event = v1::chain_event::Event::Block(block_out(block));
-            Ok(v1::ChainEvent { event: Some(event) })
-        });
-        Ok(Response::new(Box::pin(events)))
+        let finality = finality_in(request.into_inner().finality());
+        let events = self.blocks.watch(finality, self.chain()?, self.shutdown.clone());
+        Ok(Response::new(Box::pin(events.map(|event| Ok(event_out(event))))))
     }
 
     async fn get_status(
         &self,
         _request: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
-        let tips = self.chain()?.tips().await?;
-        Ok(Response::new(v1::GetStatusResponse {
-            best: Some(block_out(tips.best)),
-            finalized: Some(block_out(tips.finalized)),
-            ..v1::GetStatusResponse::default()
-        }))
+        let reading = status::of_reading(
+            &self.nodes,
+            &self.runtime,
+            &self.blocks,
+            &self.snapshots,
+            &self.quorum,
+            &self.degradations,
+        );
+        Ok(Response::new(reading.await))
     }
 
     #[instrument(name = "chain.get_block", skip_all)]
@@ -96,14 +109,20 @@ impl ChainService for Handler {
         &self,
         request: Request<v1::GetBlockRequest>,
     ) -> Result<Response<v1::GetBlockResponse>, Status> {
-        let block = match request.into_inner().number {
-            None => self.head.newest()?,
-            Some(number) => self.chain()?.block(BlockNumber(number)).await?,
+        let v1::GetBlockRequest { number, agreed } = request.into_inner();
+        let number = number.map(BlockNumber);
+        let block = match (number, agreed) {
+            (None, false) => Agreed::by_one(self.blocks.newest()?),
+            (Some(number), false) => Agreed::by_one(self.chain()?.block(number).await?),
+            (number, true) => {
+                let number = number.map_or_else(|| self.blocks.newest().map(|b| b.number), Ok)?;
+                self.snapshots.agreed_block(&self.chain()?, number).await?
+            }
         };
         Ok(Response::new(v1::GetBlockResponse {
-            block: Some(block_out(block)),
-            agreed_by: 1,
-            degradations: Vec::new(),
+            block: Some(status::block(block.value)),
+            agreed_by: block.by,
+            degradations: block.degradations.into_iter().map(status::degradation).collect(),
         }))
     }
 
@@ -135,18 +154,10 @@ impl ChainService for Handler {
         &self,
         request: Request<v1::GetCommitmentsRequest>,
     ) -> Result<Response<v1::GetCommitmentsResponse>, Status> {
-        let id = block_in(request.into_inner().at)?;
-        let commitments = read::commitments(&self.chain()?, id).await?.into_iter();
-        let commitments = commitments.map(|commitment| v1::Commitment {
-            hotkey: commitment.hotkey.to_string(),
-            block: commitment.block.0,
-            data: commitment.data.into(),
-            kind: String::new(),
-        });
-        Ok(Response::new(v1::GetCommitmentsResponse {
-            commitments: commitments.collect(),
-            ..v1::GetCommitmentsResponse::default()
-        }))
+        let v1::GetCommitmentsRequest { at, agreed } = request.into_inner();
+        let id = block_in(at)?;
+        let answer = self.snapshots.commitments(&self.chain()?, id, agreed).await?;
+        Ok(Response::new(commitments_out(answer)))
     }
 
     #[instrument(name = "chain.submit_intent", skip_all, fields(round = Empty, kind = Empty))]
@@ -209,11 +220,50 @@ fn block_in(at: Option<v1::At>) -> Result<BlockId, Error> {
     Ok(id)
 }
 
-fn block_out(block: Block) -> v1::Block {
-    v1::Block {
-        number: block.number.0,
-        hash: block.hash.0.to_vec().into(),
-        parent_hash: block.parent.0.to_vec().into(),
+fn finality_in(finality: v1::Finality) -> Option<Follow> {
+    match finality {
+        v1::Finality::Unspecified => None,
+        v1::Finality::Best => Some(Follow::Best),
+        v1::Finality::Finalized => Some(Follow::Finalized),
+    }
+}
+
+fn event_out(event: blocks::Event) -> v1::ChainEvent {
+    use v1::chain_event::Event;
+    let event = match event {
+        blocks::Event::Block(block) => Event::Block(status::block(block)),
+        blocks::Event::Reorganisation(blocks::Reorganisation { ancestor, abandoned }) => {
+            Event::Reorganisation(v1::Reorganisation {
+                ancestor: Some(status::block(ancestor)),
+                abandoned: Some(status::block(abandoned)),
+            })
+        }
+        blocks::Event::Degradation(noticed) => Event::Degradation(status::degradation(noticed)),
+    };
+    v1::ChainEvent { event: Some(event) }
+}
+
+fn commitments_out(answer: snapshots::Answer) -> v1::GetCommitmentsResponse {
+    let snapshots::Answer { block, source, agreed } = answer;
+    let source = match source {
+        snapshots::Source::Node => v1::Source::Node,
+        snapshots::Source::Snapshot => v1::Source::Snapshot,
+        snapshots::Source::Archive => v1::Source::Archive,
+    };
+    let kinds = agreed.value.kinds();
+    let commitments = agreed.value.list.into_iter().map(|commitment| v1::Commitment {
+        kind: commitment.kind().to_owned(),
+        hotkey: commitment.hotkey.to_string(),
+        block: commitment.block.0,
+        data: commitment.data.into(),
+    });
+    v1::GetCommitmentsResponse {
+        commitments: commitments.collect(),
+        block: Some(status::block(block)),
+        source: source.into(),
+        agreed_by: agreed.by,
+        kinds: kinds.into_iter().map(|(kind, count)| (kind.to_owned(), count)).collect(),
+        degradations: agreed.degradations.into_iter().map(status::degradation).collect(),
     }
 }
 

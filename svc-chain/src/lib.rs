@@ -8,19 +8,24 @@ mod blocks;
 mod call;
 mod chain;
 mod config;
+mod degradations;
 mod error;
 mod failure;
 mod grpc;
 mod keys;
 mod metrics;
 mod networks;
+mod nodes;
 mod outbox;
 mod payload;
 mod preflight;
+mod quorum;
 mod read;
-mod rpc;
+mod runtime;
 mod selfcheck;
 mod sign;
+mod snapshots;
+mod status;
 mod submit;
 mod wallet;
 mod weights;
@@ -28,6 +33,7 @@ mod weights;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use domain::{NetUid, Schedule};
 use kit::{Common, GrpcServer, Health, Shutdown, auth::Guard};
 use proto::chain::v1::chain_service_server::{ChainServiceServer, SERVICE_NAME};
 use secrecy::SecretString;
@@ -36,16 +42,20 @@ use tokio::{sync::watch, time::sleep};
 use tracing::{info, warn};
 
 use crate::{
-    blocks::Head,
+    blocks::Blocks,
     chain::Chain,
+    degradations::Degradations,
     error::Error,
     grpc::Handler,
+    nodes::{Nodes, Settings},
     outbox::{Outbox, Worker},
-    rpc::Rpc,
+    quorum::Quorum,
+    runtime::Runtime,
     sign::Signer,
+    snapshots::Snapshots,
 };
 pub use crate::{
-    config::{Config, ConfigError, Follow},
+    config::{Config, ConfigError, Follow, OnDisagreement},
     keys::{SigningKey, verify},
     networks::Network,
     wallet::{WalletError, hotkey_file, load as load_wallet},
@@ -73,7 +83,13 @@ pub struct Service {
     health: Health,
     config: Config,
     key: Arc<SigningKey>,
-    head: Head,
+    store: Store,
+    degradations: Degradations,
+    runtime: Runtime,
+    nodes: Nodes,
+    archive: Option<Nodes>,
+    blocks: Blocks,
+    snapshots: Snapshots,
     outbox: Outbox,
     chain: watch::Sender<Option<Chain>>,
     shutdown: Shutdown,
@@ -92,17 +108,36 @@ impl Service {
         shutdown: Shutdown,
     ) -> anyhow::Result<Self> {
         config.check()?;
+        let schedule = schedule(common)?;
         let key = Arc::new(open_wallet(config.clone()).await?);
         info!(hotkey = %key.hotkey(), netuid = config.netuid, "holds the hotkey");
-        let head = Head::default();
-        let outbox = Outbox::new(store, head.subscribe());
+        let degradations = Degradations::default();
+        let runtime = Runtime::new(degradations.clone());
+        let (nodes, archive) = nodes(&config, &degradations)?;
+        let blocks = Blocks::new(config.follow, degradations.clone());
+        let quorum = Quorum::new(config.quorum()?, config.on_disagreement, degradations.clone());
+        let snapshots = Snapshots::new(
+            store.clone(),
+            NetUid(config.netuid),
+            config.keep_snapshots,
+            schedule,
+            quorum.clone(),
+            blocks.clone(),
+            degradations.clone(),
+        );
+        let outbox = Outbox::new(store.clone(), blocks.subscribe());
         let (chain, reached) = watch::channel(None);
         let handler = Handler {
             key: Arc::clone(&key),
             signer: Signer::new(Arc::clone(&key), &config),
             guard: Guard::open(common).context("tell callers from strangers")?,
             chain: reached,
-            head: head.clone(),
+            nodes: nodes.clone(),
+            runtime: runtime.clone(),
+            blocks: blocks.clone(),
+            snapshots: snapshots.clone(),
+            quorum,
+            degradations: degradations.clone(),
             outbox: outbox.clone(),
             shutdown: shutdown.clone(),
         };
@@ -113,7 +148,22 @@ impl Service {
             .add(ChainServiceServer::new(handler));
         let health = server.health();
         health.set(SERVICE_NAME, false);
-        Ok(Self { server, health, config, key, head, outbox, chain, shutdown })
+        Ok(Self {
+            server,
+            health,
+            config,
+            key,
+            store,
+            degradations,
+            runtime,
+            nodes,
+            archive,
+            blocks,
+            snapshots,
+            outbox,
+            chain,
+            shutdown,
+        })
     }
 
     /// Address of the gRPC server.
@@ -121,32 +171,36 @@ impl Service {
         self.server.local_addr()
     }
 
-    /// Serves until the shutdown; ready once the chain was reached.
+    /// Serves until the shutdown; ready while the chain was reached and its runtime has all that is
+    /// used.
     ///
     /// # Errors
     ///
     /// As [`run`].
     pub async fn serve(self) -> anyhow::Result<()> {
-        let Self { server, health, config, key, head, outbox, chain, shutdown } = self;
+        let Self { server, health, config, key, store, degradations, runtime, .. } = self;
+        let Self { nodes, archive, blocks, snapshots, outbox, chain, shutdown, .. } = self;
+        shutdown.spawn(degradations.keep(store, shutdown.clone()));
         let work = async {
-            let Some(reached) = connect(&config, &shutdown).await? else { return Ok(()) };
+            let reached = connect(&config, &nodes, archive, &runtime, &shutdown).await?;
+            let Some(reached) = reached else { return Ok(()) };
             info!(genesis = %reached.genesis(), "the chain's runtime has all that is used");
-            let follow = head.clone().follow(
-                reached.clone(),
-                config.follow,
-                config.stall_timeout,
-                shutdown.clone(),
-            );
-            shutdown.spawn(follow);
+            shutdown.spawn(nodes.monitor(shutdown.clone()));
+            for finality in [Follow::Best, Follow::Finalized] {
+                let (chain, stall) = (reached.clone(), config.stall_timeout);
+                shutdown.spawn(blocks.clone().follow(chain, finality, stall, shutdown.clone()));
+            }
+            shutdown.spawn(snapshots.run(reached.clone(), shutdown.clone()));
             let worker = Worker::new(&outbox, reached.clone(), key, &config);
             shutdown.spawn(worker.run(shutdown.clone()));
-            chain.send_replace(Some(reached));
-            let mut newest = head.subscribe();
+            chain.send_replace(Some(reached.clone()));
+            let mut newest = blocks.subscribe();
             let first = async { newest.wait_for(Option::is_some).await.is_ok() };
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 seen = first => health.set(SERVICE_NAME, seen),
             }
+            shutdown.spawn(runtime.clone().follow(reached, health, shutdown.clone()));
             if let Some(axon) = config.axon {
                 announce(&outbox, &newest, axon).await;
             }
@@ -158,6 +212,31 @@ impl Service {
             Err(error) = work => Err(error),
         }
     }
+}
+
+/// The lengths of the phases, of which snapshots are taken.
+fn schedule(common: &Common) -> anyhow::Result<Schedule> {
+    let lengths: [u64; 9] = common.phases.as_slice().try_into().map_err(|_| {
+        anyhow::anyhow!("`common.phases` must be nine lengths, not {}", common.phases.len())
+    })?;
+    Schedule::new(lengths).context("`common.phases`")
+}
+
+/// The endpoints, and those that keep every past state.
+fn nodes(
+    config: &Config,
+    degradations: &Degradations,
+) -> Result<(Nodes, Option<Nodes>), ConfigError> {
+    let genesis = Nodes::genesis_of(config.genesis()?);
+    let settings = Settings {
+        request_timeout: config.request_timeout,
+        probe_interval: config.probe_interval,
+        max_lag: config.max_lag,
+    };
+    let new = |urls| Nodes::new(urls, Arc::clone(&genesis), settings, degradations.clone());
+    let archive = config.archive_urls()?;
+    let archive = (!archive.is_empty()).then(|| new(archive));
+    Ok((new(config.urls()?), archive))
 }
 
 /// Records the intent to announce `axon`; the outbox finds out whether the chain has it already.
@@ -176,13 +255,19 @@ async fn announce(
 }
 
 /// Reaches the chain, however long that takes; `None` when told to stop before.
-async fn connect(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Option<Chain>> {
-    let rpc = Rpc::new(config.urls()?, config.genesis()?, config.request_timeout);
+async fn connect(
+    config: &Config,
+    nodes: &Nodes,
+    archive: Option<Nodes>,
+    runtime: &Runtime,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Option<Chain>> {
     let mut backoff = BACKOFF.0;
     loop {
+        let connect = Chain::connect(config, nodes.clone(), archive.clone(), runtime.clone());
         let connected = tokio::select! {
             () = shutdown.cancelled() => return Ok(None),
-            connected = Chain::connect(config, rpc.clone()) => connected,
+            connected = connect => connected,
         };
         match connected {
             Ok(chain) => return Ok(Some(chain)),

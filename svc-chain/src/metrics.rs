@@ -2,9 +2,16 @@
 
 use metrics::{counter, gauge};
 
+use crate::nodes::State;
+
 /// Height of the newest block that was seen.
 pub(crate) fn head(number: u64) {
     gauge!("chain_head").set(number as f64);
+}
+
+/// Height of the newest final block that was seen.
+pub(crate) fn finalized(number: u64) {
+    gauge!("chain_finalized").set(number as f64);
 }
 
 /// Version of the runtime at the newest block that was read.
@@ -12,9 +19,10 @@ pub(crate) fn spec_version(version: u32) {
     gauge!("chain_spec_version").set(f64::from(version));
 }
 
-/// Blocks whose parent was not the block before, or that came in place of another.
-pub(crate) fn reorganised() {
-    counter!("chain_reorganisations_total").increment(1);
+/// Blocks that were told of were taken back, so many of them.
+pub(crate) fn reorganised(finality: &'static str, depth: u64) {
+    counter!("chain_reorganisations_total", "finality" => finality).increment(1);
+    gauge!("chain_reorganisation_depth", "finality" => finality).set(depth as f64);
 }
 
 /// The block subscription ended, or brought nothing for too long, and was made again.
@@ -25,6 +33,48 @@ pub(crate) fn resubscribed() {
 /// A connection to an endpoint was made; `rank` 0 is the first of the configuration.
 pub(crate) fn connected(rank: usize) {
     counter!("chain_connections_total", "rank" => rank.to_string()).increment(1);
+}
+
+/// How an endpoint stands (`ok`, `lagging`, …: 1 for the one that holds), and how many blocks it is
+/// behind.
+pub(crate) fn endpoint(rank: usize, state: State, lag: u64) {
+    for other in State::ALL {
+        let holds = if other == state { 1.0 } else { 0.0 };
+        gauge!("chain_endpoint_state", "rank" => rank.to_string(), "state" => other.as_str())
+            .set(holds);
+    }
+    gauge!("chain_endpoint_lag", "rank" => rank.to_string()).set(lag as f64);
+}
+
+/// Rank of the endpoint in use.
+pub(crate) fn endpoint_in_use(rank: usize) {
+    gauge!("chain_endpoint_in_use").set(rank as f64);
+}
+
+/// Another endpoint is in use.
+pub(crate) fn endpoint_switched() {
+    counter!("chain_endpoint_switches_total").increment(1);
+}
+
+/// Something did not go the normal way.
+pub(crate) fn degraded(kind: &'static str) {
+    counter!("chain_degradations_total", "kind" => kind).increment(1);
+}
+
+/// What decides money was asked of several endpoints: `agreed`, `no_quorum` or `disagreement`.
+pub(crate) fn quorum(outcome: &'static str) {
+    counter!("chain_quorum_reads_total", "outcome" => outcome).increment(1);
+}
+
+/// Snapshots of commitments: `taken`, `retaken` (the block was another one), `archive` (recovered)
+/// or `missed`.
+pub(crate) fn snapshot(what: &'static str) {
+    counter!("chain_snapshots_total", "what" => what).increment(1);
+}
+
+/// Commitments of the newest snapshot, by what the protocol reads in them.
+pub(crate) fn commitments(kind: &'static str, count: u32) {
+    gauge!("chain_commitments", "kind" => kind).set(f64::from(count));
 }
 
 /// A call to a node failed: `unreachable`, `timeout`, `refused` or `wrong_genesis`.

@@ -38,6 +38,14 @@ impl Network {
         }
     }
 
+    /// WebSocket endpoints of nodes that keep every past state of it, best first.
+    pub fn archive_endpoints(self) -> &'static [&'static str] {
+        match self {
+            Self::Finney => Self::Archive.endpoints(),
+            Self::Archive | Self::Test | Self::Local => &[],
+        }
+    }
+
     /// Hash of its first block; `None` where any is fine.
     pub fn genesis_hash(self) -> Option<&'static str> {
         match self {

@@ -107,27 +107,42 @@ const TIMELOCK_STORAGE: &[Storage] = &[
     Storage::new("Drand", "BeaconConfig", 0, &["public_key", "period", "genesis_time"]),
 ];
 
-const APIS: &[Api] = &[
-    Api {
-        interface: "SubnetInfoRuntimeApi",
-        method: "get_selective_metagraph",
-        inputs: 2,
-        fields: &[
-            "min_allowed_weights",
-            "weights_version",
-            "weights_rate_limit",
-            "commit_reveal_weights_enabled",
-            "hotkeys",
-            "coldkeys",
-            "axons",
-            "validator_permit",
-            "last_update",
-            "incentives",
-            "block_at_registration",
-            "total_stake",
-        ],
-    },
-    Api { interface: "AccountNonceApi", method: "account_nonce", inputs: 1, fields: &[] },
+const APIS: &[Api] =
+    &[Api { interface: "AccountNonceApi", method: "account_nonce", inputs: 1, fields: &[] }];
+
+/// The metagraph in one answer. Where it is missing, [`METAGRAPH_STORAGE`] is enough.
+const METAGRAPH_API: Api = Api {
+    interface: "SubnetInfoRuntimeApi",
+    method: "get_selective_metagraph",
+    inputs: 2,
+    fields: &[
+        "min_allowed_weights",
+        "weights_version",
+        "weights_rate_limit",
+        "commit_reveal_weights_enabled",
+        "hotkeys",
+        "coldkeys",
+        "axons",
+        "validator_permit",
+        "last_update",
+        "incentives",
+        "block_at_registration",
+        "total_stake",
+    ],
+};
+
+/// `SubtensorModule.TaoWeight` is read too where it is there: what a stake in the root subnet counts.
+/// It has a key on some runtimes.
+const METAGRAPH_STORAGE: &[Storage] = &[
+    Storage::new("SubtensorModule", "SubnetworkN", 1, &[]),
+    Storage::new("SubtensorModule", "Keys", 2, &[]),
+    Storage::new("SubtensorModule", "Owner", 1, &[]),
+    Storage::new("SubtensorModule", "TotalHotkeyAlpha", 2, &[]),
+    Storage::new("SubtensorModule", "Incentive", 1, &[]),
+    Storage::new("SubtensorModule", "ValidatorPermit", 1, &[]),
+    Storage::new("SubtensorModule", "BlockAtRegistration", 2, &[]),
+    Storage::new("SubtensorModule", "MinAllowedWeights", 1, &[]),
+    Storage::new("SubtensorModule", "WeightsVersionKey", 1, &[]),
 ];
 
 struct Call {
@@ -179,7 +194,17 @@ pub(crate) fn missing(metadata: &Metadata) -> Vec<String> {
     }
     missing.extend(STORAGE.iter().flat_map(|storage| storage.missing(metadata)));
     missing.extend(APIS.iter().flat_map(|api| api.missing(metadata)));
+    let called = METAGRAPH_API.missing(metadata);
+    let stored: Vec<_> = METAGRAPH_STORAGE.iter().flat_map(|s| s.missing(metadata)).collect();
+    if !called.is_empty() && !stored.is_empty() {
+        missing.extend(called.iter().map(|called| format!("{called} and {}", stored.join(", "))));
+    }
     missing
+}
+
+/// Whether the metagraph can be had in one answer.
+pub(crate) fn has_selective_metagraph(metadata: &Metadata) -> bool {
+    METAGRAPH_API.missing(metadata).is_empty()
 }
 
 /// Whether weights can be set for a mechanism by number.
@@ -207,11 +232,10 @@ pub(crate) fn hash_calls(metadata: &Metadata) -> Option<([&'static str; 2], bool
         .or_else(|| there(of_subnet).then_some((names(of_subnet), false)))
 }
 
-/// Whether the runtime has a storage entry.
-pub(crate) fn has_storage(metadata: &Metadata, pallet: &str, entry: &str) -> bool {
-    let pallet = metadata.pallet_by_name(pallet);
-    let storage = pallet.as_ref().and_then(|pallet| pallet.storage());
-    storage.is_some_and(|storage| storage.entry_by_name(entry).is_some())
+/// How many keys an item of the storage has; `None` where it is missing.
+pub(crate) fn keys_of(metadata: &Metadata, pallet: &str, entry: &str) -> Option<usize> {
+    let pallet = metadata.pallet_by_name(pallet)?;
+    Some(pallet.storage()?.entry_by_name(entry)?.keys().len())
 }
 
 impl Call {
@@ -299,8 +323,12 @@ mod tests {
 
     /// The metadata with one name in it changed for another of the same length.
     fn renamed(from: &str, to: &str) -> Metadata {
+        Metadata::decode_from(&patched(devchain::METADATA, from, to)).unwrap()
+    }
+
+    fn patched(metadata: &[u8], from: &str, to: &str) -> Vec<u8> {
         assert_eq!(from.len(), to.len());
-        let mut bytes = devchain::METADATA.to_vec();
+        let mut bytes = metadata.to_vec();
         let places: Vec<usize> = (0..bytes.len() - from.len())
             .filter(|at| bytes[*at..].starts_with(from.as_bytes()))
             // A name is preceded by its length: no part of a longer name is touched.
@@ -310,7 +338,7 @@ mod tests {
         for at in places {
             bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
         }
-        Metadata::decode_from(&bytes).unwrap()
+        bytes
     }
 
     #[test]
@@ -325,15 +353,32 @@ mod tests {
     fn a_renamed_field_call_entry_or_method_is_named() {
         for (from, to, named) in [
             ("set_commitment", "put_commitment", "call Commitments.set_commitment"),
-            ("incentives", "incentivea", "field `incentives` of SubnetInfoRuntimeApi"),
             ("ServingRateLimit", "ServingRateLimix", "storage SubtensorModule.ServingRateLimit"),
             ("ip_type", "ip_kind", "field `ip_type` of storage SubtensorModule.Axons"),
-            ("get_selective_metagraph", "get_selective_metagrapx", "get_selective_metagraph"),
             ("placeholder2", "placeholder3", "call SubtensorModule.serve_axon("),
         ] {
             let missing = missing(&renamed(from, to));
             assert!(missing.iter().any(|name| name.contains(named)), "{from}: {missing:?}");
         }
+    }
+
+    #[test]
+    fn one_road_to_the_metagraph_is_enough_and_both_are_named_when_neither_is_there() {
+        let (api, storage) = ("get_selective_metagraph", "BlockAtRegistration");
+        for (from, to) in [
+            (api, "get_selective_metagrapx"),
+            ("incentives", "incentivea"),
+            (storage, "BlockAtRegistratiox"),
+        ] {
+            let metadata = renamed(from, to);
+            assert_eq!(missing(&metadata), Vec::<String>::new(), "{from}");
+            assert_eq!(has_selective_metagraph(&metadata), from == storage, "{from}");
+        }
+        let neither = patched(devchain::METADATA, api, "get_selective_metagrapx");
+        let neither = patched(&neither, storage, "BlockAtRegistratiox");
+        let missing = missing(&Metadata::decode_from(&neither).unwrap());
+        assert_eq!(missing.len(), 1, "{missing:?}");
+        assert!(missing[0].contains(api) && missing[0].contains(storage), "{missing:?}");
     }
 
     #[test]
@@ -358,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn every_saved_metadata_of_the_live_chain_has_all_that_is_used() {
+    fn every_saved_metadata_has_all_that_is_used() {
         let Some(folder) = std::env::var_os("CONNITO_METADATA_DIR") else {
             eprintln!("skipped: CONNITO_METADATA_DIR is not set");
             return;
@@ -367,7 +412,7 @@ mod tests {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            if name.starts_with("subtensor_finney_") && name.ends_with(".scale") {
+            if name.ends_with(".scale") {
                 let metadata = Metadata::decode_from(&std::fs::read(&path).unwrap()).unwrap();
                 assert_eq!(missing(&metadata), Vec::<String>::new(), "{name}");
                 checked += 1;

@@ -15,7 +15,8 @@ use subxt::ext::scale_type_resolver::Field;
 
 pub use self::commitments::Commitment;
 pub(crate) use self::{
-    commitments::read as commitment, registration::reset as reset_registrations,
+    commitments::{commit, read as commitment},
+    registration::reset as reset_registrations,
     weights::SetWeights,
 };
 use crate::{

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use scale_value::Value;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -270,6 +271,25 @@ impl DevChain {
     pub async fn set_validator_permit(&self, uid: u16, permit: bool) -> Result<(), Stopped> {
         self.write(move |state, netuid| genesis::set(state, "ValidatorPermit", netuid, uid, permit))
             .await
+    }
+
+    /// Writes the weights of a neuron as if it had set them, from the next block on. No rule is
+    /// asked.
+    pub async fn set_weights(&self, uid: u16, row: Vec<(u16, u16)>) -> Result<(), Stopped> {
+        self.write(move |state, netuid| {
+            let pair =
+                |(uid, weight): (u16, u16)| Value::unnamed_composite([number(uid), number(weight)]);
+            let row = Value::unnamed_composite(row.into_iter().map(pair));
+            let index = subnet::index(netuid, 0);
+            state.put(SUBTENSOR, "Weights", &[number(index), number(uid)], &row)
+        })
+        .await
+    }
+
+    /// Writes the commitment of a hotkey as if it had made it, from the next block on. No rule is
+    /// asked; at most 128 bytes.
+    pub async fn set_commitment(&self, hotkey: [u8; 32], data: Vec<u8>) -> Result<(), Stopped> {
+        self.write(move |state, netuid| dispatch::commit(state, netuid, &hotkey, &data)).await
     }
 
     /// Turns commit-reveal on or off, from the next block on.

@@ -287,3 +287,120 @@ impl Pool {
         self.waiting.iter().filter(|w| w.ready).map(|w| &w.extrinsic)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use codec::{Compact, Encode as _};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// An extrinsic that nobody signed: the pool does not look.
+    fn extrinsic(signer: u8, nonce: u32, tip: u128) -> Extrinsic {
+        let runtime = crate::testing::runtime();
+        let system = runtime.metadata().pallet_by_name("System").unwrap();
+        let call = [system.call_index(), system.call_variant_by_name("remark").unwrap().index, 0];
+        let mut inner = vec![0x84, 0];
+        inner.extend([signer; 32]);
+        inner.push(1);
+        inner.extend([7; 64]);
+        inner.push(0);
+        Compact(nonce).encode_to(&mut inner);
+        Compact(tip).encode_to(&mut inner);
+        inner.push(0);
+        inner.extend(call);
+        Extrinsic::open(inner.encode().into(), runtime).unwrap()
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Insert {
+            signer: u8,
+            nonce: u32,
+            tip: u128,
+        },
+        /// A block of all that is ready; it may be taken back at once.
+        Block {
+            taken_back: bool,
+        },
+        Invalidate {
+            signer: u8,
+        },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (0u8..3, 0u32..5, 0u128..3)
+                .prop_map(|(signer, nonce, tip)| Step::Insert { signer, nonce, tip }),
+            2 => any::<bool>().prop_map(|taken_back| Step::Block { taken_back }),
+            1 => (0u8..3).prop_map(|signer| Step::Invalidate { signer }),
+        ]
+    }
+
+    /// The last word of an extrinsic, and whether the pool still has it, agree.
+    fn check(pool: &Pool, told: &[watch::Receiver<Statuses>]) {
+        let alive = |r: &&watch::Receiver<Statuses>| {
+            r.borrow().last().is_some_and(|s| matches!(s, Status::Ready | Status::Future))
+        };
+        assert_eq!(told.iter().filter(alive).count(), pool.waiting.len());
+        for receiver in told {
+            let statuses = receiver.borrow();
+            let ends = statuses.iter().filter(|status| status.is_last()).count();
+            assert!(ends == 0 || (ends == 1 && statuses.last().unwrap().is_last()), "{statuses:?}");
+            assert!(statuses.windows(2).all(|pair| pair[0] != pair[1]), "{statuses:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nonces_are_taken_in_order_and_every_extrinsic_hears_its_end_once(
+            steps in prop::collection::vec(step(), 1..60),
+        ) {
+            let mut pool = Pool::default();
+            pool.set_limit(8);
+            let mut next = [0u32; 3];
+            let mut told = Vec::new();
+            for (block, step) in (0..).zip(steps) {
+                match step {
+                    Step::Insert { signer, nonce, tip } => {
+                        let new = extrinsic(signer, nonce, tip);
+                        if pool.check_known(&new.hash, block).is_ok()
+                            && let Ok(receiver) = pool.insert(new, next[usize::from(signer)])
+                        {
+                            told.push(receiver);
+                        }
+                    }
+                    Step::Block { taken_back } => {
+                        let taken = pool.take();
+                        let mut after = next;
+                        for waiting in &taken {
+                            let next = &mut after[usize::from(waiting.extrinsic.signer[0])];
+                            prop_assert_eq!(waiting.extrinsic.nonce, *next);
+                            *next += 1;
+                            waiting.tell(Status::InBlock { number: block, hash: [1; 32] });
+                            pool.ban(waiting.extrinsic.hash, block);
+                        }
+                        if taken_back {
+                            taken.iter().for_each(|w| w.tell(Status::Retracted { hash: [1; 32] }));
+                            pool.restore(taken);
+                        } else {
+                            next = after;
+                            for waiting in taken {
+                                waiting.tell(Status::Finalized { number: block, hash: [1; 32] });
+                            }
+                        }
+                    }
+                    Step::Invalidate { signer } => {
+                        pool.retain(block, |extrinsic| extrinsic.signer[0] != signer);
+                    }
+                }
+                pool.retain(block, |x| x.nonce >= next[usize::from(x.signer[0])]);
+                for signer in pool.signers() {
+                    pool.settle(&signer, next[usize::from(signer[0])]);
+                }
+                prop_assert!(pool.waiting.len() <= 8);
+                check(&pool, &told);
+            }
+        }
+    }
+}

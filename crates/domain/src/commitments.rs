@@ -58,6 +58,46 @@ impl CommitmentError {
     }
 }
 
+/// What bytes are by the keys that they have. What they count for is also a matter of who committed
+/// them, and when: see [`crate::join`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CommitmentKind {
+    /// A [`SignedHashCommitment`]: nothing but a signature.
+    SignedHash,
+    /// A [`ValidatorCommitment`]: none of the keys that only a miner writes.
+    Validator,
+    /// A [`MinerCommitment`]: with a block, inner steps, or a signature beside other keys.
+    Miner,
+}
+
+impl CommitmentKind {
+    /// Reads bytes as what their keys say.
+    ///
+    /// # Errors
+    /// When they are nothing of the protocol's, or a key has a value that it cannot have.
+    pub fn of(bytes: &[u8]) -> Result<Self, CommitmentError> {
+        let fields = Fields::parse(bytes, &["b", "e", "m", "h", "v", "i", "s", "r", "rv"])?;
+        let has = |keys: &[&str]| keys.iter().any(|key| fields.get(key).is_some());
+        if has(&["b", "i"]) {
+            return MinerCommitment::parse(bytes).map(|_| Self::Miner);
+        }
+        match (has(&["m"]), has(&["e", "h", "v", "s", "r", "rv"])) {
+            (true, false) => SignedHashCommitment::parse(bytes).map(|_| Self::SignedHash),
+            (true, true) => MinerCommitment::parse(bytes).map(|_| Self::Miner),
+            (false, _) => ValidatorCommitment::parse(bytes).map(|_| Self::Validator),
+        }
+    }
+
+    /// A stable snake_case word, for metrics and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SignedHash => "signed_hash",
+            Self::Validator => "validator",
+            Self::Miner => "miner",
+        }
+    }
+}
+
 /// First commit phase of both roles: the signature of the model hash.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct SignedHashCommitment {

@@ -19,7 +19,7 @@ pub use assignment::{
 };
 pub use cohorts::{CohortConfig, CohortValidator, Cohorts, Tally, background, cohorts, tally};
 pub use commitments::{
-    CommitmentError, MAX_COMMITMENT_BYTES, MinerCommitment, SignedHashCommitment,
+    CommitmentError, CommitmentKind, MAX_COMMITMENT_BYTES, MinerCommitment, SignedHashCommitment,
     ValidatorCommitment,
 };
 pub use history::{HISTORY_ROUNDS, History, MinerHistory, ScoreRecord};

@@ -115,10 +115,10 @@ impl Preflight<'_> {
                 }
                 None => None,
             },
-            // A tempo from now, another epoch has begun for sure.
+            // By then another epoch has begun, by either rule of epochs.
             Payload::Commitment { .. } => {
                 let tempo: u16 = read::of_subnet(chain, &at, "Tempo").await?;
-                Some(best.number.0 + u64::from(tempo))
+                Some(best.number.0 + u64::from(tempo) + 1)
             }
             Payload::Reveal(_) => None,
         })

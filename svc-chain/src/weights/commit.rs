@@ -94,13 +94,14 @@ pub(crate) struct When {
 }
 
 impl When {
-    /// The round that the beacon publishes some blocks after the first one that can reveal: not
-    /// before, so that nobody reads the weights early, and not after the last (chain, section 3).
+    /// The round that the beacon publishes some blocks after the first one that can reveal (chain,
+    /// section 3), and never one that is published already: anybody could read the weights at once.
     fn round(self, beacon: &Beacon) -> u64 {
         let blocks = (self.opens + SECURITY_BLOCKS).saturating_sub(self.block);
         let target_ms = self.now_ms.saturating_add(blocks.saturating_mul(self.block_time_ms));
         let since = (target_ms / 1000).saturating_sub(beacon.genesis_time());
-        (since / beacon.period().max(1)).max(1)
+        let next = beacon.round_at(self.now_ms / 1000) + 1;
+        (since / beacon.period().max(1)).max(next)
     }
 }
 
@@ -188,6 +189,13 @@ mod tests {
         // 100 + 3 blocks of 12 s after 1 764 547 200.
         let target = 1_764_547_200 + 103 * 12;
         assert_eq!(when(900, 1000).round(&beacon), (target - 1_692_803_367) / 3);
+    }
+
+    #[test]
+    fn no_round_is_taken_that_is_published_already() {
+        let beacon = Beacon::quicknet();
+        let short = When { block_time_ms: 50, ..when(900, 901) };
+        assert_eq!(short.round(&beacon), beacon.round_at(1_764_547_200) + 1);
     }
 
     #[test]

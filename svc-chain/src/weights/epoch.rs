@@ -4,6 +4,8 @@
 //! or earlier where somebody asked for it (`PendingEpochAt`). Older runtimes compute it from the
 //! block's number alone. Both rules are the chain's own.
 
+use std::cmp::Ordering;
+
 /// Longest tempo that a subnet can have, and most blocks without an epoch, on today's runtimes.
 const MAX_TEMPO: u64 = 50_400;
 
@@ -51,6 +53,34 @@ impl Epochs {
                 // An epoch that begins at the commit's own block counts as the commit's.
                 let later = if first == commit { period } else { period.checked_sub(1)? };
                 first.checked_add(tempo.checked_mul(later)?)
+            }
+        }
+    }
+
+    /// The blocks in which a commit of epoch `commit` can be revealed, seen from `block`, whose
+    /// schedule this is: the first one, or 0 where it is behind, and the last.
+    ///
+    /// `None` where epochs are not counted by the runtime, or its numbers make no sense.
+    pub(crate) fn window(self, commit: u64, period: u64, block: u64) -> Option<(u64, u64)> {
+        let Self::Stateful { tempo, index, .. } = self else { return None };
+        let next = block.checked_add(1)?;
+        let target = commit.checked_add(period)?;
+        let now = index.checked_add(u64::from(self.begins_at(next)))?;
+        match target.cmp(&now) {
+            Ordering::Less => Some((0, block.saturating_sub(1))),
+            Ordering::Equal if self.begins_at(next) => {
+                Some((next, next.checked_add(tempo.max(1))?.checked_sub(1)?))
+            }
+            Ordering::Equal => Some((0, self.next(next)?.checked_sub(1)?)),
+            Ordering::Greater => {
+                let first = if self.begins_at(next) {
+                    next.checked_add(tempo.max(1))?
+                } else {
+                    self.next(next)?
+                };
+                let later = (target - now - 1).checked_mul(tempo.max(1))?;
+                let opens = first.checked_add(later)?;
+                Some((opens, opens.checked_add(tempo.max(1) - 1)?))
             }
         }
     }
@@ -165,11 +195,34 @@ mod tests {
         }
 
         #[test]
+        fn the_window_of_a_commit_is_where_the_chain_block_by_block_says(
+            tempo in 2_u64..60,
+            age in 0_u64..60,
+            pending_in in proptest::option::of(0_u64..50),
+            block in 1000_u64..100_000,
+            ahead in 0_u64..3,
+        ) {
+            let last = block - age.min(tempo - 1);
+            let pending = pending_in.map_or(0, |blocks| block + 1 + blocks);
+            let (index, since) = (7, block - last);
+            let epochs = Epochs::Stateful { tempo, last, pending, index, since };
+            let mut chain = Simulated { tempo, last, pending, index, since };
+            let commit = chain.seen_at(block + 1) + ahead - 1;
+            let (opens, closes) = epochs.window(commit, 1, block).unwrap();
+            for at in block + 1..block + 200 {
+                let can = (opens..=closes).contains(&at);
+                prop_assert_eq!(chain.seen_at(at) == commit + 1, can, "block {}", at);
+                chain.step(at);
+            }
+        }
+
+        #[test]
         fn numbers_that_make_no_sense_are_no_block_and_no_panic(
             tempo: u64, last: u64, pending: u64, block in 0_u64..u64::MAX / 4, period: u64,
         ) {
             let epochs = Epochs::Stateful { tempo, last, pending, index: 0, since: 0 };
             let _ = epochs.first_reveal(block, period);
+            let _ = epochs.window(last, period, block);
             let modulo = Epochs::Modulo { tempo: tempo / 4, netuid: 102 };
             let _ = modulo.first_reveal(block, period / 4);
         }

@@ -134,12 +134,26 @@ pub(crate) async fn commits(
     at: &AtBlock,
     hotkey: &Hotkey,
 ) -> Result<Vec<Committed>, Error> {
+    // Runtimes that count epochs keep (hash, epoch, block, 0) and others (hash, block, first, last).
     type Entry = ([u8; 32], u64, u64, u64);
     let keys =
         vec![Value::u128(chain.weights_index.into()), Value::from_bytes(hotkey.public_key())];
     let entries: Option<Vec<Entry>> = item(at, "WeightCommits", keys).await?;
-    let entries = entries.unwrap_or_default().into_iter();
-    Ok(entries.map(|(hash, _, opens, closes)| Committed { hash, opens, closes }).collect())
+    let entries = entries.unwrap_or_default();
+    if entries.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (epochs, period) = try_join!(
+        epochs(chain, at),
+        read::of_subnet::<u64>(chain, at, "RevealPeriodEpochs"),
+    )?;
+    let window = |(hash, second, third, fourth): Entry| match epochs {
+        Epochs::Modulo { .. } => Some(Committed { hash, opens: third, closes: fourth }),
+        Epochs::Stateful { .. } => epochs
+            .window(second, period, at.block_number())
+            .map(|(opens, closes)| Committed { hash, opens, closes }),
+    };
+    Ok(entries.into_iter().filter_map(window).collect())
 }
 
 /// Whether a timelocked commit of a hotkey lies on the chain, not opened yet.
@@ -173,7 +187,7 @@ pub(crate) async fn is_sealed(
 /// The schedule of the subnet's epochs, by the rule of this runtime.
 async fn epochs(chain: &Chain, at: &AtBlock) -> Result<Epochs, Error> {
     let tempo = u64::from(read::of_subnet::<u16>(chain, at, "Tempo").await?);
-    if !selfcheck::has_storage(at.metadata_ref(), PALLET, "SubnetEpochIndex") {
+    if selfcheck::keys_of(at.metadata_ref(), PALLET, "SubnetEpochIndex").is_none() {
         return Ok(Epochs::Modulo { tempo, netuid: chain.netuid.0 });
     }
     let (last, pending, index, since) = try_join!(
@@ -224,7 +238,7 @@ async fn item<V: DecodeAsType>(
     entry: &'static str,
     keys: Vec<Value>,
 ) -> Result<Option<V>, Error> {
-    if !selfcheck::has_storage(at.metadata_ref(), PALLET, entry) {
+    if selfcheck::keys_of(at.metadata_ref(), PALLET, entry).is_none() {
         return Ok(None);
     }
     read::fetch(at, PALLET, entry, keys, entry).await

@@ -3,8 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod crash;
+mod forks;
+mod net;
+mod nodes;
 mod process;
+mod quorum;
 mod reading;
 mod reveal;
 mod rig;
+mod runtimes;
+mod snapshots;
 mod writing;

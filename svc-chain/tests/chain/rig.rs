@@ -92,6 +92,11 @@ impl Running {
 
     /// Starts a service.
     pub(crate) async fn launch(config: Config, store: &Store) -> Self {
+        Self::launch_with(config, common(), store).await
+    }
+
+    /// Starts a service, with what its host's services agree on.
+    pub(crate) async fn launch_with(config: Config, common: Common, store: &Store) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -102,7 +107,6 @@ impl Running {
         let ended = runtime.spawn({
             let shutdown = shutdown.clone();
             async move {
-                let common = common();
                 let service = Service::start(config, &common, store, shutdown).await?;
                 bound.send(service.local_addr()).unwrap();
                 service.serve().await
@@ -112,7 +116,13 @@ impl Running {
         Self { runtime: Some(runtime), shutdown, addr, ended, client: client(addr) }
     }
 
-    async fn ready(&mut self) {
+    /// Whether it says that it is ready.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.shutdown.is_ready()
+    }
+
+    /// Waits until it answers.
+    pub(crate) async fn ready(&mut self) {
         let ready = async {
             while self.client.get_identity(v1::GetIdentityRequest {}).await.is_err() {
                 sleep(Duration::from_millis(20)).await;
@@ -153,7 +163,7 @@ impl Drop for Running {
 /// The secret by which callers of these services are known.
 pub(crate) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-fn common() -> Common {
+pub(crate) fn common() -> Common {
     Common { token: Some(TOKEN.into()), ..Common::default() }
 }
 

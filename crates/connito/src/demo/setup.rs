@@ -164,7 +164,9 @@ fn keypair(seed: u64, what: &str) -> Keypair {
 /// Writes everything that does not depend on ports. Blocking.
 pub(super) fn write(plan: &Plan) -> anyhow::Result<()> {
     for player in plan.validators.iter().chain(&plan.miners) {
-        write_wallet(player)?;
+        let wallets = player.folder.join("wallets");
+        devchain::write_wallet(&wallets, "default", "default", &player.key)
+            .with_context(|| format!("write the wallet of {}", player.name))?;
     }
     model::single_threaded();
     let texts = model::corpus::generate(&plan.seed_of("tokenizer"), 200);
@@ -182,22 +184,6 @@ pub(super) fn write(plan: &Plan) -> anyhow::Result<()> {
         folder.write(&plan.group(group.0))?;
     }
     Ok(())
-}
-
-/// Writes a hotkey as the wallet tool does.
-fn write_wallet(player: &Player) -> anyhow::Result<()> {
-    let folder = player.folder.join("wallets/default/hotkeys");
-    std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-    let public = format!("0x{}", hex::encode(player.key.public.to_bytes()));
-    let wallet = serde_json::json!({
-        "ss58Address": player.hotkey.as_str(),
-        "accountId": public,
-        "publicKey": public,
-        "privateKey": format!("0x{}", hex::encode(player.key.secret.to_bytes())),
-        "cryptoType": 1,
-    });
-    let path = folder.join("default");
-    std::fs::write(&path, wallet.to_string()).with_context(|| format!("write {}", path.display()))
 }
 
 /// Addresses of one validator's services.

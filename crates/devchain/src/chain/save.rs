@@ -44,6 +44,8 @@ fn broken(why: impl ToString) -> StateError {
 }
 
 type Plain = Option<Vec<u8>>;
+/// A key with the blocks that wrote it.
+type SavedKey = (Vec<u8>, Vec<(u32, Plain)>);
 
 #[derive(Encode, Decode)]
 struct Saved {
@@ -52,7 +54,7 @@ struct Saved {
     runtimes: Vec<Vec<u8>>,
     next_runtime: Option<u32>,
     blocks: Vec<SavedBlock>,
-    keys: Vec<(Vec<u8>, Vec<(u32, Plain)>)>,
+    keys: Vec<SavedKey>,
     staged: BTreeMap<Vec<u8>, Plain>,
     journal: Vec<Included>,
     all_included: Vec<Included>,

@@ -60,16 +60,32 @@ impl SetCommitment {
             Value::named_composite([("last_epoch", number(epoch)), ("used_space", number(used))]);
         state.put(PALLET, "UsedSpaceOf", &keys, &usage)?;
         let fields = Value::unnamed_composite(self.info.fields.iter().cloned());
-        let registration = Value::named_composite([
-            ("deposit", number(0u8)),
-            ("block", number(state.block())),
-            ("info", Value::named_composite([("fields", fields)])),
-        ]);
-        state.put(PALLET, "CommitmentOf", &keys, &registration)?;
+        state.put(PALLET, "CommitmentOf", &keys, &registration(state, fields))?;
         state.put(PALLET, "LastCommitment", &keys, &state.block())?;
         state.emit(PALLET, "Commitment", &keys)?;
         Ok(())
     }
+}
+
+/// What the slot of a hotkey holds.
+fn registration(state: &State<'_>, fields: Value) -> Value {
+    Value::named_composite([
+        ("deposit", number(0u8)),
+        ("block", number(state.block())),
+        ("info", Value::named_composite([("fields", fields)])),
+    ])
+}
+
+/// Writes raw bytes into the slot of a hotkey, whatever the rules say.
+pub(crate) fn commit(
+    state: &mut State<'_>,
+    netuid: u16,
+    hotkey: &Account,
+    data: &[u8],
+) -> Result<(), MetadataError> {
+    let raw = Value::unnamed_variant(format!("Raw{}", data.len()), [Value::from_bytes(data)]);
+    let registration = registration(state, Value::unnamed_composite([raw]));
+    state.put(PALLET, "CommitmentOf", &[number(netuid), account(hotkey)], &registration)
 }
 
 fn max_fields(state: &State<'_>) -> Result<usize, MetadataError> {

@@ -63,13 +63,12 @@ pub(crate) struct Kept(Option<u32>);
 
 impl<'de> Deserialize<'de> for Kept {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match toml::Value::deserialize(deserializer)? {
-            toml::Value::String(all) if all == "all" => Ok(Self(None)),
-            other => {
-                let blocks = other.try_into();
-                blocks.map(|n| Self(Some(n))).map_err(|_| D::Error::custom("a number, or \"all\""))
-            }
+        let value = toml::Value::deserialize(deserializer)?;
+        if value.as_str() == Some("all") {
+            return Ok(Self(None));
         }
+        let blocks = value.try_into().map_err(|_| D::Error::custom("a number, or \"all\""))?;
+        Ok(Self(Some(blocks)))
     }
 }
 

@@ -147,14 +147,12 @@ pub(crate) struct Statuses(rpcs::client::RpcSubscription<Json>);
 impl Statuses {
     /// The next word: its name, and the hash with it.
     pub(crate) async fn next(&mut self) -> (String, Option<String>) {
-        match within(self.0.next()).await.unwrap().unwrap() {
-            Json::String(name) => (name, None),
-            Json::Object(object) => {
-                let (name, hash) = object.into_iter().next().unwrap();
-                (name, Some(hash.as_str().unwrap().to_owned()))
-            }
-            other => panic!("not a status: {other}"),
+        let status = within(self.0.next()).await.unwrap().unwrap();
+        if let Some(name) = status.as_str() {
+            return (name.to_owned(), None);
         }
+        let (name, hash) = status.as_object().unwrap().iter().next().unwrap();
+        (name.clone(), Some(hash.as_str().unwrap().to_owned()))
     }
 
     /// The names of the next words.

@@ -313,3 +313,29 @@ async fn an_address_that_is_taken_is_an_error_with_the_address() {
     let error = chain.add_node(taken).await.unwrap_err();
     assert!(matches!(error, devchain::StartError::Listen { address, .. } if address == taken));
 }
+
+#[tokio::test]
+async fn the_largest_numbers_break_nothing() {
+    let (chain, one, node, two) = two(manual(3)).await;
+    chain.produce_blocks(4).await.unwrap();
+    let bytes = one.signed("Carol", &set_commitment(&[b"data"]), immortal(0)).await;
+    one.submit(&bytes).await.unwrap();
+    chain.produce_block().await.unwrap();
+    node.set_keep_states(Some(u32::MAX));
+    node.set_lag(u32::MAX);
+    node.set_lie(Some(Lie::BlockHash));
+    node.set_stuck(true);
+    assert_eq!(two.number(None).await, 0);
+    chain.set_finality_lag(u32::MAX).await.unwrap();
+    chain.set_ban(u32::MAX).await.unwrap();
+    chain.set_pool_limit(usize::MAX).await.unwrap();
+    chain.reorganise(3, devchain::Taken::Later(u32::MAX)).await.unwrap();
+    chain.produce_blocks(3).await.unwrap();
+    assert_eq!(chain.extrinsics().await.unwrap(), [], "it has not come back yet");
+    chain.set_pool_limit(0).await.unwrap();
+    assert_eq!(one.submit(&bytes).await.unwrap_err().0, 1016);
+    one.ask("chain_getBlockHash", &[json!(vec![u64::MAX; 2000])]).await.unwrap();
+    node.set_latency(Duration::MAX);
+    assert!(silent(two.ask("chain_getHeader", &[])).await);
+    within(chain.stop()).await;
+}

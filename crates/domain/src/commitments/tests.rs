@@ -137,6 +137,31 @@ fn a_validators_commitment_can_be_read_as_a_miners() {
     assert_eq!((miner.version, miner.group), (Some(GlobalVersion(7)), Some(ExpertGroup(1))));
 }
 
+#[test]
+fn a_kind_is_told_by_the_keys_and_garbage_by_its_reason() {
+    for (text, kind) in [
+        (r#"{"m":"c2ln"}"#, Ok("signed_hash")),
+        (r#"{"m":"c2ln","x":1,"h":null}"#, Ok("signed_hash")),
+        (r#"{"v":7,"e":1,"s":9}"#, Ok("validator")),
+        (r#"{"r":"a/b"}"#, Ok("validator")),
+        (r#"{"b":100,"e":1,"v":7}"#, Ok("miner")),
+        (r#"{"e":1,"m":"c2ln","v":7}"#, Ok("miner")),
+        (r#"{"i":100,"m":"c2ln"}"#, Ok("miner")),
+        (r#"{"m":7}"#, Err("bad_field")),
+        (r#"{"b":-1}"#, Err("bad_field")),
+        (r#"{"h":"AB"}"#, Err("bad_field")),
+        (r#"{"price":1}"#, Err("foreign")),
+        ("[1]", Err("not_an_object")),
+        ("", Err("not_an_object")),
+    ] {
+        let of = CommitmentKind::of(text.as_bytes());
+        let of = of.map(CommitmentKind::as_str).map_err(|error| error.kind());
+        assert_eq!(of, kind, "{text}");
+    }
+    assert_eq!(CommitmentKind::of(b"\xff").unwrap_err().kind(), "not_utf8");
+    assert_eq!(CommitmentKind::of(&[b'x'; 129]).unwrap_err().kind(), "too_long");
+}
+
 proptest! {
     #[test]
     fn what_a_miner_writes_is_read_back(miner in miners()) {
@@ -176,6 +201,20 @@ proptest! {
     ) {
         if let Ok(miner) = MinerCommitment::parse(text.as_bytes()) {
             prop_assert!(miner != MinerCommitment::default());
+        }
+    }
+
+    /// A kind is given exactly where the bytes can be read as that kind.
+    #[test]
+    fn what_has_a_kind_can_be_read_as_that_kind(
+        text in r#"\{("[mhvesrbi]":("a"|7|null)){1}(,"[mhvesrbi]":("a"|7|null)){0,3}\}"#,
+    ) {
+        let bytes = text.as_bytes();
+        match CommitmentKind::of(bytes) {
+            Ok(CommitmentKind::SignedHash) => prop_assert!(SignedHashCommitment::parse(bytes).is_ok()),
+            Ok(CommitmentKind::Validator) => prop_assert!(ValidatorCommitment::parse(bytes).is_ok()),
+            Ok(CommitmentKind::Miner) => prop_assert!(MinerCommitment::parse(bytes).is_ok()),
+            Err(error) => prop_assert!(matches!(error.kind(), "bad_field" | "foreign"), "{}", text),
         }
     }
 }
