@@ -58,6 +58,17 @@ impl Pulses {
         state.put(PALLET, "BeaconConfig", &[], &config)
     }
 
+    /// Whether the chain tells of another beacon: its runtime had none before, or it was saved
+    /// under another genesis.
+    fn is_news(&self, state: &State<'_>, secret: &SecretBeacon) -> Result<bool, MetadataError> {
+        let told: Option<Config> = state.get(PALLET, "BeaconConfig", &[])?;
+        let same = |told: &Config| {
+            told.public_key == secret.beacon().public_key()
+                && told.genesis_time == self.genesis_time
+        };
+        Ok(!told.as_ref().is_some_and(same))
+    }
+
     /// Stores the pulses that waiting commits need, as far as their time has come.
     pub(crate) fn on_block(
         &self,
@@ -70,6 +81,10 @@ impl Pulses {
             return Ok(());
         }
         let newest = secret.beacon().round_at(now_ms / 1000).saturating_sub(self.lag);
+        if self.is_news(state, secret)? {
+            self.publish(state)?;
+            state.emit(PALLET, "BeaconConfigChanged", &[])?;
+        }
         // The live chain has the pulses of all rounds: one that a commit is sealed to later, and that
         // is the newest already, has to be there as well.
         let mut stored = Vec::new();
@@ -103,6 +118,13 @@ pub(crate) fn last_round(state: &State<'_>) -> Result<u64, MetadataError> {
     Ok(state.get(PALLET, "LastStoredRound", &[])?.unwrap_or(0))
 }
 
+/// The part of the configuration by which a beacon is known.
+#[derive(scale_decode::DecodeAsType)]
+struct Config {
+    public_key: Vec<u8>,
+    genesis_time: u32,
+}
+
 /// The part of a stored pulse that opens what was sealed to it.
 #[derive(scale_decode::DecodeAsType)]
 struct Pulse {
@@ -113,4 +135,28 @@ struct Pulse {
 pub(crate) fn signature(state: &State<'_>, round: u64) -> Result<Option<Vec<u8>>, MetadataError> {
     let pulse: Option<Pulse> = state.get(PALLET, "Pulses", &[number(round)])?;
     Ok(pulse.map(|pulse| pulse.signature))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::History;
+
+    #[test]
+    fn a_chain_that_tells_of_another_beacon_is_told_of_this_one() {
+        let runtime = crate::testing::runtime();
+        let genesis = |seed| Genesis { seed: [seed; 32], ..Genesis::default() };
+        let mut history = History::default();
+        history.append(0, genesis(1).changes(runtime).unwrap());
+        let mut state = State::after(runtime, &history, 0, Default::default());
+        let is_news = |pulses: &Pulses, state: &State<'_>| {
+            pulses.is_news(state, pulses.secret.as_ref().unwrap()).unwrap()
+        };
+        let (own, other) = (Pulses::new(&genesis(1)), Pulses::new(&genesis(2)));
+        assert!(!is_news(&own, &state) && is_news(&other, &state));
+        let now = Genesis::default().genesis_time_ms + 12_000;
+        other.on_block(&mut state, Genesis::default().netuid, now).unwrap();
+        assert!(is_news(&own, &state) && !is_news(&other, &state));
+        assert_eq!(last_round(&state).unwrap(), 5, "the round of the chain's own time");
+    }
 }

@@ -8,8 +8,15 @@ use crate::{client::*, runtimes};
 
 async fn runs_on(file: &str) {
     let Some(raw) = runtimes::saved(file) else { return };
-    let genesis =
-        Genesis { metadata: Some(raw), refuse_early: false, rate_limit: 0, tempo: 10, ..genesis() };
+    let genesis = Genesis {
+        metadata: Some(raw),
+        refuse_early: false,
+        rate_limit: 0,
+        tempo: 10,
+        burn: TAO,
+        balances: vec![(public("Rich"), 10 * TAO)],
+        ..genesis()
+    };
     let (chain, client) = start(genesis).await;
 
     let events = client.follow("Alice", &set_weights(&[2, 3], &[1, 3], 0)).await.unwrap();
@@ -27,6 +34,15 @@ async fn runs_on(file: &str) {
     chain.produce_blocks(20).await.unwrap();
     let incentive: Vec<u16> = client.item("SubtensorModule", "Incentive", keys()).await;
     assert_eq!(incentive[2..], [16383, 49151]);
+
+    let hotkey = || Value::from_bytes(public("Eve"));
+    let register = vec![Value::u128(NETUID.into()), hotkey()];
+    let register = dynamic::transaction("SubtensorModule", "burned_register", register);
+    client.follow("Rich", &register).await.unwrap();
+    let stake = vec![hotkey(), Value::u128(NETUID.into()), Value::u128(TAO.into())];
+    let stake = dynamic::transaction("SubtensorModule", "add_stake", stake);
+    client.follow("Rich", &stake).await.unwrap();
+    assert_eq!(chain.balance(public("Rich")).await.unwrap(), 8 * TAO);
 
     // There was commit-reveal by hash already.
     chain.set_commit_reveal(true).await.unwrap();
