@@ -136,7 +136,7 @@ async fn stakes(chain: &Chain, at: &AtBlock, hotkeys: &[[u8; 32]]) -> Result<Vec
     let root = many::<u64>(chain, at, "TotalHotkeyAlpha", keys(0)).await?;
     let weight = root_weight(chain, at).await?;
     let stakes = own.into_iter().zip(root).map(|(own, root)| {
-        let counted = u128::from(root.unwrap_or_default()) * u128::from(weight) >> 64;
+        let counted = (u128::from(root.unwrap_or_default()) * u128::from(weight)) >> 64;
         own.unwrap_or_default().saturating_add(u64::try_from(counted).unwrap_or(u64::MAX))
     });
     Ok(stakes.collect())
