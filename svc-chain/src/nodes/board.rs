@@ -90,11 +90,9 @@ impl Board {
     pub(crate) fn state(&self, rank: usize) -> State {
         let Some(health) = self.endpoints.get(rank) else { return State::WrongGenesis };
         let behind = || self.lag(rank) >= self.policy.max_lag || health.stuck >= STUCK;
-        match health.alone() {
-            // Before it told of a block, nothing is known of how far it is.
-            State::Ok if health.best > 0 && behind() => State::Lagging,
-            other => other,
-        }
+        let alone = health.alone();
+        // Before it told of a block, nothing is known of how far it is.
+        if alone == State::Ok && health.best > 0 && behind() { State::Lagging } else { alone }
     }
 
     /// Endpoints that may be asked now, the one in use first, then by how they stand.

@@ -37,24 +37,29 @@ async fn watch(nodes: &Nodes, rank: usize, first: Instant, every: Duration) {
 /// Asks one endpoint once. Whatever comes of it is on the board.
 pub(super) async fn probe(nodes: &Nodes, rank: usize) {
     match ask(nodes, rank).await {
-        Ok(Some(told)) => nodes.hear(rank, News::Probed(told)),
-        Ok(None) => nodes.lied(rank, "it has no header of a head that it told of"),
+        Ok(Ok(told)) => nodes.hear(rank, News::Probed(told)),
+        Ok(Err(lie)) => nodes.lied(rank, lie),
         Err(error) => debug!(%error, rank, "endpoint does not say how the chain stands"),
     }
 }
 
-async fn ask(nodes: &Nodes, rank: usize) -> Result<Option<Told>, rpcs::Error> {
+/// What an endpoint tells, or why that cannot be true.
+async fn ask(nodes: &Nodes, rank: usize) -> Result<Result<Told, &'static str>, rpcs::Error> {
+    const GONE: &str = "it has no header of a head that it told of";
     let methods: LegacyRpcMethods<RpcConfigFor<SubstrateConfig>> =
         LegacyRpcMethods::new(nodes.only(rank));
     // Alone: after a rest, one call is let through.
-    let Some(best) = methods.chain_get_header(None).await? else { return Ok(None) };
+    let Some(best) = methods.chain_get_header(None).await? else { return Ok(Err(GONE)) };
     let finalized = async {
         let hash = methods.chain_get_finalized_head().await?;
-        methods.chain_get_header(Some(hash)).await
+        Ok((hash, methods.chain_get_header(Some(hash)).await?))
     };
     let version = methods.state_get_runtime_version(None);
-    let (finalized, version) = futures::try_join!(finalized, version)?;
-    let Some(finalized) = finalized else { return Ok(None) };
+    let ((hash, finalized), version) = futures::try_join!(finalized, version)?;
+    let Some(finalized) = finalized else { return Ok(Err(GONE)) };
     let (best, finalized) = (Block::of(&best), Block::of(&finalized));
-    Ok(Some(Told { best, finalized, spec: version.spec_version }))
+    if finalized.hash.0 != hash.0 {
+        return Ok(Err("the header of its final head has another hash"));
+    }
+    Ok(Ok(Told { best, finalized, spec: version.spec_version }))
 }

@@ -1,8 +1,11 @@
 //! Reads that decide money, where endpoints do not say the same.
 
 use devchain::{DevNode, Lie};
+use jsonrpsee::{RpcModule, server::Server, types::ErrorObjectOwned};
 use proto::chain::v1;
+use serde_json::{Value, json};
 use store::Store;
+use subxt::rpcs::{RpcClient, client::RpcParams};
 use svc_chain::{Config, OnDisagreement};
 use tonic::{Code, Status};
 
@@ -144,5 +147,61 @@ async fn one_endpoint_alone_is_no_quorum_of_two() {
         }
     })
     .await;
+    service.stop().await;
+}
+
+/// A node that forwards what it is asked to another one, and answers with the header of another
+/// block when it is asked for one by its hash.
+async fn forger(of: &DevNode) -> (String, jsonrpsee::server::ServerHandle) {
+    let upstream = RpcClient::from_insecure_url(of.url()).await.unwrap();
+    let mut module = RpcModule::new(upstream);
+    for method in [
+        "chain_getBlockHash",
+        "chain_getHeader",
+        "chain_getFinalizedHead",
+        "state_getRuntimeVersion",
+        "state_call",
+        "state_getKeysPaged",
+        "state_queryStorageAt",
+    ] {
+        let answer = move |params: jsonrpsee::types::Params<'static>,
+                           upstream: std::sync::Arc<RpcClient>,
+                           _| async move {
+            let asked: Vec<Value> = params.parse().unwrap_or_default();
+            let mut params = RpcParams::new();
+            for value in &asked {
+                params.push(value).unwrap();
+            }
+            let told: Result<Value, _> = upstream.request(method, params).await;
+            let mut told =
+                told.map_err(|error| ErrorObjectOwned::owned(1, error.to_string(), None::<()>))?;
+            if method == "chain_getHeader" && asked.iter().any(Value::is_string) {
+                told["stateRoot"] = json!(format!("0x{}", "66".repeat(32)));
+            }
+            Ok::<_, ErrorObjectOwned>(told)
+        };
+        module.register_async_method(method, answer).unwrap();
+    }
+    let server = Server::builder().build("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}", server.local_addr().unwrap());
+    (url, server.start(module))
+}
+
+#[tokio::test]
+async fn a_header_that_does_not_have_the_hash_it_is_asked_by_is_a_lie_and_counts_for_nothing() {
+    let (chain, nodes) = net::chain(2, rig::genesis()).await;
+    let (forger, _running) = forger(&nodes[0]).await;
+    let endpoints = vec![nodes[0].url(), forger.clone(), nodes[1].url()];
+    let config = Config { endpoints, ..config(&nodes) };
+    let mut service = Running::start(config, &Store::in_memory()).await;
+    let number = u64::from(chain.wait_for_block(5).await.unwrap().number);
+    let answer = block(&mut service, number, true).await.unwrap();
+    let truth = chain.block_hash(u32::try_from(number).unwrap()).await.unwrap().unwrap();
+    assert_eq!(answer.block.unwrap().hash, truth.to_vec());
+    assert_eq!(answer.agreed_by, 2);
+    let status = net::status(&mut service.client).await;
+    let lies = net::degradations(&status, "endpoint_lies");
+    assert!(!lies.is_empty() && lies.iter().all(|lie| lie.contains(&forger)), "{lies:?}");
+    assert_eq!(status.endpoints[1].state, "resting");
     service.stop().await;
 }
