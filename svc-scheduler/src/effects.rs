@@ -155,10 +155,12 @@ pub(crate) async fn run(effect: Effect, engine: Engine, outside: Outside) {
 /// A round that waits for its inputs says why.
 async fn held(effect: &Effect, failure: &Failure, engine: &Engine) {
     let Effect::Freeze { round, .. } = effect else { return };
-    let why = match failure {
-        Failure::Call(status) if !status.message().is_empty() => status.message().to_owned(),
-        failure => failure.to_string(),
+    // Of a call that failed, what the other end says is enough.
+    let said = match failure {
+        Failure::Call(status) => status.message(),
+        Failure::Answer(_) | Failure::Artifacts(_) | Failure::Other(_) => "",
     };
+    let why = if said.is_empty() { failure.to_string() } else { said.to_owned() };
     if let Err(error) = engine.apply(Event::Held { round: *round, why }).await {
         info!(%error, "nobody waits for these inputs any more");
     }

@@ -1,6 +1,5 @@
 //! `connito chain …` as an operator calls it: the program, its options, and a service on the wire.
 #![cfg(test)]
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::time::Duration;
 
@@ -117,10 +116,7 @@ impl ChainService for Told {
 
 /// Runs `connito` with these arguments; returns whether it succeeded and what it wrote.
 async fn connito(arguments: &[&str], url: Option<&str>) -> (bool, String) {
-    let mut process = Process::new(env!("CARGO_BIN_EXE_connito"));
-    for argument in arguments {
-        process = process.arg(argument);
-    }
+    let mut process = Process::new(env!("CARGO_BIN_EXE_connito")).args(arguments);
     if let Some(url) = url {
         process = process.env("CONNITO_CHAIN_URL", url);
     }
