@@ -8,7 +8,7 @@ mod schedule;
 
 use std::{fmt::Display, str::FromStr};
 
-pub use chain::{block_hash, metagraph, weight_rows};
+pub use chain::{block_hash, degradation, metagraph, weight_rows};
 
 /// A message field that does not hold what it should.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -4,16 +4,16 @@
 use std::{sync::Arc, time::Duration};
 
 use domain::{
-    BlockHash, BlockNumber, Effect, Event, MergeOutcome, MergePlan, MergeResult, ModelRef, Payload,
-    Policy, Reply, RoundId, WriteKind, WriteState, WriteStatus,
+    BlockNumber, Degradation, Effect, Event, MergeOutcome, MergePlan, MergeResult, ModelRef,
+    Payload, Policy, Reply, RoundId, Uid, WriteKind, WriteState, WriteStatus,
 };
 use kit::{Channel, Common};
 use proto::{
     InvalidField,
     chain::v1::{
         self as chain, GetIntentRequest, Intent, IntentKey, IntentState, SignRequest,
-        SubmitIntentRequest, WatchBlocksRequest, chain_service_client::ChainServiceClient,
-        sign_request::Purpose, submit_intent_request,
+        SubmitIntentRequest, WatchBlocksRequest, chain_event::Event as ChainEvent,
+        chain_service_client::ChainServiceClient, sign_request::Purpose, submit_intent_request,
     },
     convert,
     peer::v1::{
@@ -90,27 +90,48 @@ impl Outside {
         &self.retention
     }
 
-    /// Hands blocks to `engine` until the stream ends; returns how many there were.
+    /// Hands what happens on the chain to `engine`, in its order, until the stream ends; returns
+    /// how many blocks there were.
     pub(crate) async fn watch_blocks(&self, engine: &Engine) -> Result<u64, Status> {
-        let mut blocks =
+        let mut events =
             self.chain().watch_blocks(WatchBlocksRequest::default()).await?.into_inner();
         let mut seen = 0;
-        while let Some(event) = blocks.message().await? {
-            let Some(chain::chain_event::Event::Block(block)) = event.event else { continue };
-            seen += 1;
-            let hash = convert::bytes("hash", &block.hash)
-                .map_err(|error| Status::internal(error.to_string()))?;
-            let event = Event::Block {
-                number: BlockNumber(block.number),
-                hash: BlockHash(hash),
-                // 53 bits: every JSON reader keeps them.
-                entropy: rand::random::<u64>() >> 11,
-                traceparent: kit::trace::root(),
-            };
+        while let Some(event) = events.message().await? {
+            // One of a later version of the contract is none of this scheduler's business.
+            let Some(event) = event.event else { continue };
+            seen += u64::from(matches!(event, ChainEvent::Block(_)));
+            let event = heard(event).map_err(|error| Status::internal(error.to_string()))?;
             engine.apply(event).await.map_err(Status::from)?;
         }
         Ok(seen)
     }
+}
+
+/// What the chain service tells, as an event.
+fn heard(event: ChainEvent) -> Result<Event, InvalidField> {
+    Ok(match event {
+        ChainEvent::Block(block) => Event::Block {
+            number: BlockNumber(block.number),
+            hash: convert::block_hash("hash", &block.hash)?,
+            // 53 bits: every JSON reader keeps them.
+            entropy: rand::random::<u64>() >> 11,
+            traceparent: kit::trace::root(),
+        },
+        ChainEvent::Reorganisation(reorganisation) => {
+            let ancestor = convert::required("ancestor", reorganisation.ancestor)?;
+            let abandoned = convert::required("abandoned", reorganisation.abandoned)?;
+            warn!(ancestor = ancestor.number, abandoned = abandoned.number, "blocks taken back");
+            Event::Reorganised {
+                ancestor: BlockNumber(ancestor.number),
+                ancestor_hash: convert::block_hash("ancestor", &ancestor.hash)?,
+                abandoned: BlockNumber(abandoned.number),
+            }
+        }
+        ChainEvent::Degradation(told) => {
+            let Degradation { kind, detail, block } = convert::degradation(told);
+            Event::Degraded { kind, detail, block }
+        }
+    })
 }
 
 /// Does `effect` until it is done, however often that takes.
@@ -123,10 +144,25 @@ pub(crate) async fn run(effect: Effect, engine: Engine, outside: Outside) {
             Err(failure) => {
                 metrics::effect_retried(name);
                 warn!(effect = id, attempt, error = %failure, "will be tried again");
+                held(&effect, &failure, &engine).await;
             }
         }
         tokio::time::sleep(pause(attempt, outside.block_time)).await;
         attempt += 1;
+    }
+}
+
+/// A round that waits for its inputs says why.
+async fn held(effect: &Effect, failure: &Failure, engine: &Engine) {
+    let Effect::Freeze { round, .. } = effect else { return };
+    // Of a call that failed, what the other end says is enough.
+    let said = match failure {
+        Failure::Call(status) => status.message(),
+        Failure::Answer(_) | Failure::Artifacts(_) | Failure::Other(_) => "",
+    };
+    let why = if said.is_empty() { failure.to_string() } else { said.to_owned() };
+    if let Err(error) = engine.apply(Event::Held { round: *round, why }).await {
+        info!(%error, "nobody waits for these inputs any more");
     }
 }
 
@@ -142,9 +178,9 @@ fn name(effect: &Effect) -> &'static str {
 
 async fn once(effect: &Effect, engine: &Engine, outside: &Outside) -> Result<(), Failure> {
     match effect {
-        Effect::Freeze { round, block } => {
-            let inputs = freeze::read(outside, *round, *block).await?;
-            done(engine, Event::Frozen { round: *round, inputs: Box::new(inputs) }).await
+        Effect::Freeze { round, block, branch } => {
+            let inputs = Box::new(freeze::read(outside, *round, *block).await?);
+            done(engine, Event::Frozen { round: *round, branch: *branch, inputs }).await
         }
         Effect::Merge(plan) => {
             let outcome = merge(plan, engine, outside).await?;
@@ -196,13 +232,10 @@ async fn write(
             })
         }
         Payload::Weights(weights) => {
-            let weights = weights
-                .iter()
-                .map(|(uid, value)| chain::FloatWeight { uid: u32::from(uid.0), value: *value });
-            submit_intent_request::Payload::Weights(chain::WeightsPayload {
-                weights: weights.collect(),
-                stale_guard: false,
-            })
+            submit_intent_request::Payload::Weights(shares(weights, false))
+        }
+        Payload::StaleWeights(weights) => {
+            submit_intent_request::Payload::Weights(shares(weights, true))
         }
     };
     let request = SubmitIntentRequest { key: key.clone(), payload: Some(wire) };
@@ -222,6 +255,11 @@ async fn write(
         intent =
             outside.chain().get_intent(GetIntentRequest { key: key.clone() }).await?.into_inner();
     }
+}
+
+fn shares(weights: &[(Uid, f64)], stale_guard: bool) -> chain::WeightsPayload {
+    let share = |(uid, value): &(Uid, f64)| chain::FloatWeight { uid: uid.0.into(), value: *value };
+    chain::WeightsPayload { weights: weights.iter().map(share).collect(), stale_guard }
 }
 
 /// Whether asking again cannot change the answer.

@@ -35,6 +35,7 @@ impl Error {
             Self::Rejected(Rejection::BadResult { .. }) => Code::InvalidArgument,
             Self::Rejected(
                 Rejection::NotThisRound { .. }
+                | Rejection::OtherBranch { .. }
                 | Rejection::UploadsClosed { .. }
                 | Rejection::LeaseLost { .. },
             ) => Code::FailedPrecondition,

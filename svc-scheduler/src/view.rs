@@ -72,6 +72,8 @@ fn round_wire(round: &Round, state: &State, policy: &Policy) -> wire::Round {
             .collect(),
         writes: round.writes.iter().map(|(kind, write)| chain_write(*kind, write)).collect(),
         degradations: round.degradations.iter().map(degradation).collect(),
+        weights_origin: round.weights_origin.as_str().to_owned(),
+        held: round.held.clone().unwrap_or_default(),
     }
 }
 
@@ -174,7 +176,7 @@ mod tests {
 
     use domain::{
         BlockNumber, Committed, CycleIndex, GlobalVersion, History, Hotkey, Job, JobKind,
-        ModelHash, Reason, RoundId, Submission, Uid,
+        ModelHash, Reason, RoundId, Submission, Uid, WeightsOrigin,
     };
 
     use super::*;
@@ -228,6 +230,9 @@ mod tests {
             id: RoundId(16),
             cycle: CycleIndex(0),
             stage,
+            opened_at: BlockNumber(8),
+            branch: 0,
+            held: None,
             traceparent: String::new(),
             own_seed: 0,
             base: base(),
@@ -239,6 +244,7 @@ mod tests {
             held_out_after: None,
             merge: None,
             weights: Vec::new(),
+            weights_origin: WeightsOrigin::None,
             writes: BTreeMap::new(),
             degradations: Vec::new(),
         };

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::{config, demo, miner, model_import, operator, up};
+use crate::{chain, config, demo, miner, model_import, operator, up};
 
 /// A validator for Connito, in one command
 #[derive(Debug, Parser)]
@@ -32,6 +32,9 @@ enum Command {
     Model(model_import::Command),
     /// Show where a running validator stands
     Status(operator::Connection),
+    /// What the chain service does
+    #[command(subcommand)]
+    Chain(chain::Command),
     /// Records of finished rounds
     #[command(subcommand)]
     Round(operator::RoundCommand),
@@ -54,6 +57,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Config(command) => config::main(&command),
         Command::Model(command) => model_import::main(&command),
         Command::Status(connection) => operator::status(&connection),
+        Command::Chain(command) => chain::main(&command),
         Command::Round(command) => operator::round(&command),
         Command::Explain(args) => operator::explain(&args),
         Command::Doctor { config } => operator::doctor(config.as_deref()),

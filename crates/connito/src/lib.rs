@@ -3,6 +3,7 @@
 //!
 //! Services do not know each other's crates; here they are put side by side.
 
+mod chain;
 mod cli;
 mod config;
 pub mod demo;

@@ -50,20 +50,35 @@ pub(crate) struct ExplainArgs {
 
 type Client = SchedulerServiceClient<Channel>;
 
+/// Runs `work` with a channel to the service at `url`; certificates come by the environment.
+pub(crate) fn reach<T, Fut: Future<Output = anyhow::Result<T>>>(
+    url: &str,
+    work: impl FnOnce(Channel) -> Fut,
+) -> anyhow::Result<T> {
+    kit::install_crypto();
+    let runtime = tokio::runtime::Runtime::new().context("build the runtime")?;
+    runtime.block_on(async {
+        let tls = kit::config::load::<kit::Common>(None, "common")?.tls;
+        work(kit::channel(url, &tls)?).await
+    })
+}
+
 /// Runs `work` with a client of the scheduler.
 fn ask<T, Fut: Future<Output = anyhow::Result<T>>>(
     connection: &Connection,
     work: impl FnOnce(Client) -> Fut,
 ) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Runtime::new().context("build the runtime")?;
-    runtime.block_on(async {
-        let tls = kit::config::load::<kit::Common>(None, "common")?.tls;
-        let channel = kit::channel(&connection.scheduler, &tls)?;
-        work(SchedulerServiceClient::new(channel).max_decoding_message_size(256 << 20)).await
+    reach(&connection.scheduler, |channel| {
+        work(SchedulerServiceClient::new(channel).max_decoding_message_size(256 << 20))
     })
 }
 
-fn reached<T>(result: Result<T, tonic::Status>, what: &str) -> anyhow::Result<T> {
+/// Text from outside as a terminal may show it: without anything that would steer it.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+pub(crate) fn reached<T>(result: Result<T, tonic::Status>, what: &str) -> anyhow::Result<T> {
     result.map_err(|status| anyhow::anyhow!("{what}: {} ({})", status.message(), status.code()))
 }
 
@@ -87,6 +102,9 @@ pub(crate) fn status(connection: &Connection) -> anyhow::Result<()> {
         let stage = RoundStage::try_from(round.stage).unwrap_or(RoundStage::Unspecified);
         let stage = stage.as_str_name().trim_start_matches("ROUND_STAGE_").to_lowercase();
         text += &format!("round      {} · {stage} · trace {}\n", round.round_id, round.traceparent);
+        if !round.held.is_empty() {
+            text += &format!("held       {}\n", plain(&round.held));
+        }
         let mut table = Table::new();
         table.load_preset(UTF8_FULL_CONDENSED);
         table.set_header(["uid", "hotkey", "outcome", "loss", "score", "reason"]);
@@ -103,6 +121,13 @@ pub(crate) fn status(connection: &Connection) -> anyhow::Result<()> {
             ]);
         }
         text += &format!("{table}\n");
+        if !round.weights.is_empty() {
+            let origin = match round.weights_origin.as_str() {
+                "stale_guard" => "of the stale guard, not earned in this round",
+                _ => "earned",
+            };
+            text += &format!("weights    {} UIDs · {origin}\n", round.weights.len());
+        }
         for write in &round.writes {
             text +=
                 &format!("write      {} {} {}\n", write.kind, write.state, write.extrinsic_hash);
@@ -110,7 +135,9 @@ pub(crate) fn status(connection: &Connection) -> anyhow::Result<()> {
         for degradation in &round.degradations {
             text += &format!(
                 "degraded   {} at block {}: {}\n",
-                degradation.kind, degradation.block, degradation.detail
+                degradation.kind,
+                degradation.block,
+                plain(&degradation.detail)
             );
         }
     }
@@ -218,7 +245,13 @@ fn story(record: &Value, miner: &Value) -> String {
     });
     let weights = record["weights"].as_array().into_iter().flatten();
     let weight = weights.filter(|pair| pair[0] == *uid).find_map(|pair| pair[1].as_f64());
-    lines.push(format!("weight {}", weight.unwrap_or(0.0)));
+    lines.push(match record["weights_origin"].as_str() {
+        Some("stale_guard") => format!(
+            "weight {} of the stale guard: nobody earned any in this round",
+            weight.unwrap_or(0.0)
+        ),
+        _ => format!("weight {}", weight.unwrap_or(0.0)),
+    });
     lines.join("\n") + "\n"
 }
 
@@ -267,4 +300,32 @@ pub(crate) fn doctor(config: Option<&Path>) -> anyhow::Result<()> {
         return Ok(());
     }
     anyhow::bail!("{}", problems.join("\n         "))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_story_of_a_miner_tells_weights_that_were_earned_from_the_stale_guards() {
+        let miner = json!({"uid": 2, "hotkey": "5x", "assigned": true});
+        let told = |origin: Value| {
+            let record = json!({"round": 16, "weights": [[2, 0.5]], "weights_origin": origin});
+            story(&record, &miner)
+        };
+        assert!(told(json!("earned")).ends_with("\nweight 0.5\n"));
+        assert!(told(Value::Null).ends_with("\nweight 0.5\n"), "records from before");
+        let stale = told(json!("stale_guard"));
+        assert!(
+            stale.ends_with("weight 0.5 of the stale guard: nobody earned any in this round\n")
+        );
+    }
+
+    #[test]
+    fn nothing_from_outside_steers_the_terminal() {
+        assert_eq!(plain("a\u{1b}[31mb\r\nc"), "a\u{fffd}[31mb\u{fffd}\u{fffd}c");
+        assert_eq!(plain("block 7 · ж"), "block 7 · ж");
+    }
 }

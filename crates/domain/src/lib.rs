@@ -38,8 +38,8 @@ pub use round::{
     Baseline, Cause, Committed, Degradation, DegradationKind, Effect, Event, Finished,
     FreezeInputs, Frozen, FrozenValidator, Job, JobGrant, JobKind, JobState, MergeOutcome,
     MergePlan, MergeResult, Miner, MinerRecord, ModelRef, Payload, Policy, PolicyError,
-    RawCommitment, Record, Rejection, Reply, Round, Stage, State, Submission, Verdict,
-    WeightPolicy, Write, WriteKind, WriteState, WriteStatus, apply,
+    RawCommitment, Record, Rejection, Reply, Round, Stage, State, Submission, UnknownDegradation,
+    Verdict, WeightPolicy, WeightsOrigin, Write, WriteKind, WriteState, WriteStatus, apply,
 };
 pub use schedule::{
     NextOccurrence, Phase, PhaseRecord, PhaseTable, PreviousOccurrence, Schedule, ScheduleError,

@@ -1,13 +1,19 @@
-//! What the chain service reads: metagraphs, weights, block hashes.
+//! What the chain service reads: metagraphs, weights, block hashes; and what it tells.
 
-use domain::{BlockHash, BlockNumber, Metagraph, Neuron, Uid, WeightRow};
+use domain::{BlockHash, BlockNumber, Degradation, Metagraph, Neuron, Uid, WeightRow};
 
 use super::{InvalidField, bytes, parse};
-use crate::chain::v1 as wire;
+use crate::{chain::v1 as wire, common::v1 as common};
 
 /// The hash of a block: 32 bytes.
 pub fn block_hash(field: &'static str, hash: &[u8]) -> Result<BlockHash, InvalidField> {
     bytes(field, hash).map(BlockHash)
+}
+
+/// What the chain service tells of something that did not go the normal way. A kind that is
+/// unknown, or not the chain's to tell, is one of its own and not an error.
+pub fn degradation(wire: common::Degradation) -> Degradation {
+    Degradation::from_chain(&wire.kind, &wire.detail, BlockNumber(wire.block))
 }
 
 /// A metagraph, with its neurons in ascending order of UID.

@@ -1,4 +1,5 @@
-//! A chain service that tells a subnet's story block by block, and may misbehave in one way.
+//! A chain service that tells a subnet's story block by block, with blocks that are taken back where
+//! a test asks for it, and may misbehave in one way.
 
 use std::{
     collections::BTreeMap,
@@ -10,11 +11,15 @@ use std::{
 
 use futures::Stream;
 use kit::{GrpcServer, Shutdown, Tls};
-use proto::chain::v1::{
-    self as chain, IntentState, at,
-    chain_service_server::{ChainService, ChainServiceServer},
-    sign_request::Purpose,
-    submit_intent_request::Payload,
+use proto::{
+    chain::v1::{
+        self as chain, IntentState, at,
+        chain_event::Event,
+        chain_service_server::{ChainService, ChainServiceServer},
+        sign_request::Purpose,
+        submit_intent_request::Payload,
+    },
+    common::v1::Degradation,
 };
 use tokio::{
     sync::watch,
@@ -42,6 +47,43 @@ pub(crate) enum Fault {
     RefusesWeights,
     /// Loses every intent once, before it has landed.
     Forgetful,
+    /// Its endpoints do not agree, until [`FakeChain::agree`].
+    Disagrees,
+    /// Tells with every answer that an archive node had to be asked.
+    TellsDegradations,
+    /// Has never seen weights of the validator under test.
+    NeverPaid,
+}
+
+/// What has happened on the chain.
+#[derive(Debug, Clone, Default)]
+struct Story {
+    head: u64,
+    /// Ancestors of the blocks that were taken back, in order.
+    forks: Vec<u64>,
+    told: Vec<Degradation>,
+    disagrees: bool,
+}
+
+impl Story {
+    /// The block at this height, of the branch that counts now.
+    fn block(&self, number: u64) -> chain::Block {
+        let hash = |number: u64| {
+            let mut hash = vec![number as u8; 32];
+            hash[31] = self.forks.iter().filter(|ancestor| number > **ancestor).count() as u8;
+            hash.into()
+        };
+        chain::Block { number, hash: hash(number), parent_hash: hash(number.saturating_sub(1)) }
+    }
+
+    /// What several endpoints must agree on.
+    fn agreed(&self, asked: bool, number: u64) -> Result<(), Status> {
+        if asked && self.disagrees {
+            let message = format!("disagreement: block {number} has two hashes");
+            return Err(Status::failed_precondition(message));
+        }
+        Ok(())
+    }
 }
 
 type Key = (u64, String);
@@ -59,7 +101,7 @@ pub(crate) struct Book {
 
 struct Shared {
     seed: u8,
-    head: watch::Sender<u64>,
+    story: watch::Sender<Story>,
     fault: Fault,
     book: Mutex<Book>,
 }
@@ -73,8 +115,9 @@ pub(crate) struct FakeChain {
 
 impl FakeChain {
     pub(crate) async fn start(seed: u8, fault: Fault, head: u64) -> Self {
-        let (head, book) = (watch::Sender::new(head), Mutex::default());
-        let shared = Arc::new(Shared { seed, head, fault, book });
+        let story = Story { head, disagrees: fault == Fault::Disagrees, ..Story::default() };
+        let (story, book) = (watch::Sender::new(story), Mutex::default());
+        let shared = Arc::new(Shared { seed, story, fault, book });
         let (addr, shutdown) = serve(&shared, ([127, 0, 0, 1], 0).into()).await;
         Self { shared, addr, shutdown }
     }
@@ -85,11 +128,35 @@ impl FakeChain {
 
     /// Makes blocks up to `head`.
     pub(crate) fn advance(&self, head: u64) {
-        self.shared.head.send_replace(head);
+        self.shared.story.send_modify(|story| story.head = head);
+    }
+
+    /// Takes back everything above `ancestor`, and makes other blocks up to `head`.
+    pub(crate) fn reorganise(&self, ancestor: u64, head: u64) {
+        self.shared.story.send_modify(|story| {
+            story.forks.push(ancestor);
+            story.head = head;
+        });
+    }
+
+    /// Has the endpoints agree from now on.
+    pub(crate) fn agree(&self) {
+        self.shared.story.send_modify(|story| story.disagrees = false);
+    }
+
+    /// Tells watchers that something did not go the normal way.
+    pub(crate) fn tell(&self, kind: &str, detail: &str, block: u64) {
+        let (kind, detail) = (kind.to_owned(), detail.to_owned());
+        self.shared.story.send_modify(|story| story.told.push(Degradation { kind, detail, block }));
     }
 
     pub(crate) fn head(&self) -> u64 {
-        *self.shared.head.borrow()
+        self.shared.story.borrow().head
+    }
+
+    /// Hash of the block at this height now.
+    pub(crate) fn hash(&self, number: u64) -> Vec<u8> {
+        self.shared.story.borrow().block(number).hash.to_vec()
     }
 
     pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
@@ -155,11 +222,6 @@ struct Handler {
 
 type Answer<T> = Result<Response<T>, Status>;
 
-fn block(number: u64) -> chain::Block {
-    let hash = |number: u64| vec![number as u8; 32].into();
-    chain::Block { number, hash: hash(number), parent_hash: hash(number.saturating_sub(1)) }
-}
-
 impl Handler {
     /// Height of the block that a read is made at, which must be named and there.
     fn height(&self, at: Option<chain::At>) -> Result<u64, Status> {
@@ -169,8 +231,9 @@ impl Handler {
         let number = match at.and_then(|at| at.block) {
             Some(at::Block::Number(number)) => number,
             Some(at::Block::Hash(hash)) => {
-                let first = *hash.first().ok_or_else(|| Status::invalid_argument("hash"))?;
-                (0..=self.head()).rev().find(|n| *n as u8 == first).unwrap_or(u64::MAX)
+                let story = self.shared.story.borrow();
+                let same = |number: &u64| story.block(*number).hash == hash;
+                (0..=story.head).rev().find(same).unwrap_or(u64::MAX)
             }
             None => return Err(Status::invalid_argument("`at` must be given")),
         };
@@ -181,7 +244,14 @@ impl Handler {
     }
 
     fn head(&self) -> u64 {
-        *self.shared.head.borrow()
+        self.shared.story.borrow().head
+    }
+
+    /// What every answer says beside what was asked.
+    fn degradations(&self) -> Vec<Degradation> {
+        let (kind, detail) = ("archive_used".to_owned(), "ws://archive:9944".to_owned());
+        let told = self.shared.fault == Fault::TellsDegradations;
+        told.then_some(Degradation { kind, detail, block: self.head() }).into_iter().collect()
     }
 
     /// Who may have something signed or written shows the token of the host, as at the real one.
@@ -220,23 +290,36 @@ impl ChainService for Handler {
         _: Request<chain::WatchBlocksRequest>,
     ) -> Answer<Self::WatchBlocksStream> {
         let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
-        let mut head = shared.head.subscribe();
+        let mut story = shared.story.subscribe();
+        let say = |event| Ok(chain::ChainEvent { event: Some(event) });
         let stream = async_stream::stream! {
-            let mut next = *head.borrow_and_update();
+            let mut was = story.borrow().clone();
+            let mut next = was.head;
             loop {
-                let newest = *head.borrow_and_update();
-                while next <= newest {
+                let now = story.borrow_and_update().clone();
+                for ancestor in &now.forks[was.forks.len()..] {
+                    let (ancestor, abandoned) = (was.block(*ancestor), was.block(next - 1));
+                    next = ancestor.number + 1;
+                    yield say(Event::Reorganisation(chain::Reorganisation {
+                        ancestor: Some(ancestor),
+                        abandoned: Some(abandoned),
+                    }));
+                }
+                for told in &now.told[was.told.len()..] {
+                    yield say(Event::Degradation(told.clone()));
+                }
+                while next <= now.head {
                     let stutters = shared.fault == Fault::Stutters;
                     let send = if stutters { vec![next, next, next - 1] } else { vec![next] };
                     for number in send {
                         shared.book.lock().unwrap().sent.push(number);
-                        let event = chain::chain_event::Event::Block(block(number));
-                        yield Ok(chain::ChainEvent { event: Some(event) });
+                        yield say(Event::Block(now.block(number)));
                     }
                     next += 1;
                 }
+                was = now;
                 tokio::select! {
-                    changed = head.changed() => if changed.is_err() { break },
+                    changed = story.changed() => if changed.is_err() { break },
                     () = stop.cancelled() => break,
                 }
             }
@@ -262,15 +345,17 @@ impl ChainService for Handler {
         &self,
         request: Request<chain::GetBlockRequest>,
     ) -> Answer<chain::GetBlockResponse> {
-        let head = self.head();
-        match request.into_inner().number.unwrap_or(head) {
-            number if number <= head => Ok(Response::new(chain::GetBlockResponse {
-                block: Some(block(number)),
-                agreed_by: 1,
-                degradations: Vec::new(),
-            })),
-            number => Err(Status::not_found(format!("no block {number}"))),
+        let (request, story) = (request.into_inner(), self.shared.story.borrow().clone());
+        let number = request.number.unwrap_or(story.head);
+        if number > story.head {
+            return Err(Status::not_found(format!("no block {number}")));
         }
+        story.agreed(request.agreed, number)?;
+        Ok(Response::new(chain::GetBlockResponse {
+            block: Some(story.block(number)),
+            agreed_by: 2,
+            degradations: self.degradations(),
+        }))
     }
 
     async fn get_metagraph(
@@ -280,8 +365,8 @@ impl ChainService for Handler {
         let number = self.height(request.into_inner().at)?;
         Ok(Response::new(chain::Metagraph {
             block: number,
-            block_hash: block(number).hash,
-            neurons: subnet::neurons(number),
+            block_hash: self.shared.story.borrow().block(number).hash,
+            neurons: subnet::neurons(number, self.shared.fault == Fault::NeverPaid),
             weights_rate_limit: 1,
             min_allowed_weights: 1,
             ..chain::Metagraph::default()
@@ -293,14 +378,23 @@ impl ChainService for Handler {
         request: Request<chain::GetWeightsRequest>,
     ) -> Answer<chain::GetWeightsResponse> {
         self.height(request.into_inner().at)?;
-        Ok(Response::new(chain::GetWeightsResponse::default()))
+        // The other validator votes for the third miner.
+        let weights = vec![chain::Weight { uid: 4, value: 65_535 }];
+        let rows = match self.shared.fault == Fault::NeverPaid {
+            true => vec![chain::WeightRow { uid: 1, weights }],
+            false => Vec::new(),
+        };
+        Ok(Response::new(chain::GetWeightsResponse { rows }))
     }
 
     async fn get_commitments(
         &self,
         request: Request<chain::GetCommitmentsRequest>,
     ) -> Answer<chain::GetCommitmentsResponse> {
-        let number = self.height(request.into_inner().at)?;
+        let request = request.into_inner();
+        let number = self.height(request.at)?;
+        let story = self.shared.story.borrow().clone();
+        story.agreed(request.agreed, number)?;
         let commitments = match number % CYCLE {
             12 => subnet::first_commitments(self.own_seed(number + 4)),
             16 => subnet::second_commitments(),
@@ -314,6 +408,8 @@ impl ChainService for Handler {
         });
         Ok(Response::new(chain::GetCommitmentsResponse {
             commitments: commitments.collect(),
+            block: Some(story.block(number)),
+            degradations: self.degradations(),
             ..chain::GetCommitmentsResponse::default()
         }))
     }

@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod chain;
+mod held;
 mod jobs;
 mod leading;
 mod merge;

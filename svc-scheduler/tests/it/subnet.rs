@@ -26,8 +26,9 @@ pub(crate) fn hotkey(seed: u8) -> Hotkey {
     Hotkey::from_public_key(keypair(seed).public.to_bytes())
 }
 
-/// Everybody, as of `block`: the validators first, then the miners.
-pub(crate) fn neurons(block: u64) -> Vec<chain::Neuron> {
+/// Everybody, as of `block`: the validators first, then the miners. One that was never paid has set
+/// no weights since the chain began: the validator under test.
+pub(crate) fn neurons(block: u64, never_paid: bool) -> Vec<chain::Neuron> {
     let neuron = |(seed, uid): (u8, u16)| Neuron {
         uid: Uid(uid),
         hotkey: hotkey(seed),
@@ -36,7 +37,7 @@ pub(crate) fn neurons(block: u64) -> Vec<chain::Neuron> {
         stake: if uid < 2 { 1_000_000 } else { 0 },
         incentive: 0,
         validator_permit: uid < 2,
-        last_update: BlockNumber(block),
+        last_update: BlockNumber(if never_paid && seed == ME { 0 } else { block }),
         registered_at: BlockNumber(0),
     };
     [ME, OTHER].into_iter().chain(MINERS).zip(0..).map(neuron).map(Into::into).collect()

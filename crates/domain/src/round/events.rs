@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Cause, Finished, FreezeInputs, JobGrant, MergeOutcome, ModelRef, Payload, Record, Submission,
-    WriteKind, WriteStatus,
+    Cause, DegradationKind, Finished, FreezeInputs, JobGrant, MergeOutcome, ModelRef, Payload,
+    Record, Submission, WriteKind, WriteStatus,
 };
 use crate::{BlockHash, BlockNumber, GlobalVersion, Hotkey, ModelHash, RoundId};
 
@@ -23,10 +23,37 @@ pub enum Event {
         /// A fresh trace context.
         traceparent: String,
     },
+    /// Blocks were taken back.
+    Reorganised {
+        /// Newest block that stays.
+        ancestor: BlockNumber,
+        /// Its hash.
+        ancestor_hash: BlockHash,
+        /// Newest block that was taken back.
+        abandoned: BlockNumber,
+    },
+    /// The chain service told that something did not go the normal way.
+    Degraded {
+        /// What.
+        kind: DegradationKind,
+        /// What happened, to what.
+        detail: String,
+        /// Block at which it was noticed.
+        block: BlockNumber,
+    },
+    /// The inputs of a round could not be read; it is tried again.
+    Held {
+        /// Which round.
+        round: RoundId,
+        /// Why.
+        why: String,
+    },
     /// The inputs of a round were read.
     Frozen {
         /// Which round.
         round: RoundId,
+        /// The branch for which they were asked: [`Effect::Freeze`]'s.
+        branch: u64,
         /// What was read.
         inputs: Box<FreezeInputs>,
     },
@@ -107,6 +134,9 @@ pub enum Effect {
         round: RoundId,
         /// Its first block of Submission.
         block: BlockNumber,
+        /// [`super::Round::branch`] when it was asked for.
+        #[serde(default)]
+        branch: u64,
     },
     /// Have the merge done, answer with [`Event::Merged`].
     Merge(MergePlan),
@@ -181,6 +211,8 @@ pub enum Reply {
 pub enum Rejection {
     #[error("round {asked} is not the open round")]
     NotThisRound { asked: RoundId },
+    #[error("the inputs of round {round} are of a branch that was abandoned")]
+    OtherBranch { round: RoundId },
     #[error("{hotkey} is not on the roster of round {round}")]
     NotOnRoster { hotkey: Hotkey, round: RoundId },
     #[error("{hotkey} has another submission in round {round} already")]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Cause, DegradationKind, JobKind, JobState, MergePlan, Miner, Policy, Round, Verdict,
-    WeightPolicy,
+    WeightPolicy, WeightsOrigin,
 };
 use crate::{
     BlockNumber, CycleIndex, GlobalVersion, History, Hotkey, Judgement, Phase, Reason, Uid,
@@ -124,29 +124,41 @@ fn decide_weights(
             (!none).then(|| groups.weights(&chosen, &averages(history)))
         }
     };
-    let weights = match earned {
+    let (weights, origin) = match earned {
         Some(weights) => {
             last_weights.clone_from(&weights);
-            weights
+            (weights, WeightsOrigin::Earned)
         }
         None => {
             let detail = "no miner has a positive average".to_owned();
             round.degrade(DegradationKind::NoWeights, detail, block);
             let guard = round.frozen.as_ref().and_then(|frozen| frozen.fallback.clone());
-            if guard.is_some() {
-                let detail = "last weights, or the other validators' votes".to_owned();
-                round.degrade(DegradationKind::StaleGuard, detail, block);
+            match guard {
+                Some(guard) => {
+                    let detail = "last weights, or the other validators' votes".to_owned();
+                    round.degrade(DegradationKind::StaleGuard, detail, block);
+                    (guard, WeightsOrigin::StaleGuard)
+                }
+                None => (Weights::new(), WeightsOrigin::None),
             }
-            guard.unwrap_or_default()
         }
     };
-    let held = round.degradations.iter().find(|d| policy.hold_weights_on.contains(&d.kind));
-    if let Some(held) = held {
-        let detail = format!("policy holds weights on `{}`", held.kind.as_str());
-        round.degrade(DegradationKind::WeightsHeld, detail, block);
-        return;
-    }
     round.weights = weights.into_iter().collect::<Vec<(Uid, f64)>>();
+    round.weights_origin = origin;
+    hold_weights(round, block, policy);
+}
+
+/// Gives the weights up where policy asks for it: when they are decided, and once more before they
+/// are sent, for what has happened in between.
+pub(super) fn hold_weights(round: &mut Round, block: BlockNumber, policy: &Policy) {
+    let held = round.degradations.iter().find(|d| policy.hold_weights_on.contains(&d.kind));
+    let Some(kind) = held.map(|held| held.kind) else { return };
+    round.weights.clear();
+    round.weights_origin = WeightsOrigin::None;
+    if !round.degradations.iter().any(|d| d.kind == DegradationKind::WeightsHeld) {
+        let detail = format!("policy holds weights on `{}`", kind.as_str());
+        round.degrade(DegradationKind::WeightsHeld, detail, block);
+    }
 }
 
 /// What the peer service is asked to do: the ranked miners' files, weighted by their scores.

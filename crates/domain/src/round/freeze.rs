@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cause, Committed, DegradationKind, Miner, Policy, Round};
+use super::{Cause, Committed, Degradation, DegradationKind, Miner, Policy, Round};
 use crate::{
     BlockHash, BlockNumber, Checkpoint, CohortValidator, Cohorts, ExpertGroup, History, Hotkey,
     Joined, Metagraph, Neuron, Reason, Seed, Slots, Uid, ValidatorSet, VersionWindow, WeightRow,
@@ -41,6 +41,9 @@ pub struct FreezeInputs {
     pub commit_1: Vec<RawCommitment>,
     /// Commitments as of (last block of MinerCommit2) + 1.
     pub commit_2: Vec<RawCommitment>,
+    /// What did not go the normal way while they were read. They go into the round.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub degradations: Vec<Degradation>,
 }
 
 /// A validator of the round.
@@ -84,10 +87,13 @@ pub(super) fn freeze(
     group: ExpertGroup,
     history: &History,
     previous: &Weights,
-    inputs: FreezeInputs,
+    mut inputs: FreezeInputs,
     policy: &Policy,
 ) {
     let block = inputs.block;
+    for told in std::mem::take(&mut inputs.degradations) {
+        round.tell(told);
+    }
     let set = match policy.validator_allow_list.is_empty() {
         true => ValidatorSet::Permits,
         false => ValidatorSet::AllowList(policy.validator_allow_list.clone()),

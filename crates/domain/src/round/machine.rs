@@ -1,8 +1,9 @@
 //! Events in, state and effects out.
 
 use super::{
-    DegradationKind, Effect, Event, FreezeInputs, JobKind, MergeOutcome, Policy, Record, Rejection,
-    Reply, Round, Stage, State, Write, WriteKind, finalise, freeze, jobs, writes,
+    Degradation, DegradationKind, Effect, Event, FreezeInputs, JobKind, MergeOutcome, Policy,
+    Record, Rejection, Reply, Round, Stage, State, WeightsOrigin, Write, WriteKind, chain,
+    finalise, freeze, jobs, writes,
 };
 use crate::{BlockNumber, Phase, RoundId};
 
@@ -15,7 +16,14 @@ pub fn apply(state: &mut State, event: Event, policy: &Policy) -> Result<Reply, 
         Event::Block { number, hash: _, entropy, traceparent } => {
             on_block(state, number, entropy, traceparent, policy)
         }
-        Event::Frozen { round, inputs } => on_frozen(state, round, *inputs, policy),
+        Event::Reorganised { ancestor, ancestor_hash, abandoned } => {
+            Ok(chain::on_reorganised(state, ancestor, &ancestor_hash, abandoned))
+        }
+        Event::Degraded { kind, detail, block } => {
+            Ok(chain::on_degraded(state, Degradation { kind, detail, block }))
+        }
+        Event::Held { round, why } => chain::on_held(state, round, &why),
+        Event::Frozen { round, branch, inputs } => on_frozen(state, round, branch, *inputs, policy),
         Event::Stored { round, submission } => jobs::on_stored(state, round, submission, policy),
         Event::Refused { round, hotkey, cause } => jobs::on_refused(state, round, hotkey, cause),
         Event::Lease { worker } => Ok(jobs::on_lease(state, worker, policy)),
@@ -60,6 +68,9 @@ fn on_block(
             id,
             cycle,
             stage: if missed { Stage::Committing } else { Stage::Open },
+            opened_at: number,
+            branch: 0,
+            held: None,
             traceparent,
             own_seed: entropy,
             base: state.base.clone(),
@@ -71,6 +82,7 @@ fn on_block(
             held_out_after: None,
             merge: None,
             weights: Vec::new(),
+            weights_origin: WeightsOrigin::None,
             writes: Default::default(),
             degradations: Vec::new(),
         };
@@ -92,6 +104,7 @@ fn on_block(
 fn on_frozen(
     state: &mut State,
     id: RoundId,
+    branch: u64,
     inputs: FreezeInputs,
     policy: &Policy,
 ) -> Result<Reply, Rejection> {
@@ -101,6 +114,10 @@ fn on_frozen(
     if round.stage != Stage::Open {
         return Ok(Reply::Ignored);
     }
+    if round.branch != branch {
+        return Err(Rejection::OtherBranch { round: id });
+    }
+    round.held = None;
     freeze::freeze(round, &me, group, &history, &previous, inputs, policy);
     round.stage = Stage::Evaluating;
     round.add_job(JobKind::Baseline);
@@ -144,10 +161,14 @@ fn progress(state: &mut State, policy: &Policy) {
     let mut effects = Vec::new();
 
     if round.stage == Stage::Open && started(Phase::Submission) {
-        effects.push(Effect::Freeze { round: round.id, block: BlockNumber(round.id.0) });
+        let (id, branch) = (round.id, round.branch);
+        effects.push(Effect::Freeze { round: id, block: BlockNumber(id.0), branch });
     }
     if round.stage == Stage::Open && started(Phase::Merge) {
-        let detail = "the inputs of the round could not be read before Merge".to_owned();
+        let mut detail = "the inputs of the round could not be read before Merge".to_owned();
+        if let Some(why) = &round.held {
+            detail = format!("{detail}: {why}");
+        }
         round.degrade(DegradationKind::FreezeFailed, detail, block);
         round.stage = Stage::Committing;
         state.effects.remove(&format!("{}/freeze", round.id));

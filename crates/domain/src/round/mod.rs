@@ -8,6 +8,7 @@
 //!
 //! It does not know how anything is read, written, sent or evaluated.
 
+mod chain;
 mod degradation;
 mod events;
 mod finalise;
@@ -21,7 +22,7 @@ mod state;
 mod tests;
 mod writes;
 
-pub use degradation::{Degradation, DegradationKind};
+pub use degradation::{Degradation, DegradationKind, UnknownDegradation};
 pub use events::{Effect, Event, MergePlan, Rejection, Reply};
 pub use freeze::{FreezeInputs, Frozen, FrozenValidator, RawCommitment};
 pub use jobs::{Finished, JobGrant};
@@ -30,5 +31,6 @@ pub use policy::{Policy, PolicyError, WeightPolicy};
 pub use record::{MinerRecord, Record};
 pub use state::{
     Baseline, Cause, Committed, Job, JobKind, JobState, MergeOutcome, MergeResult, Miner, ModelRef,
-    Payload, Round, Stage, State, Submission, Verdict, Write, WriteKind, WriteState, WriteStatus,
+    Round, Stage, State, Submission, Verdict,
 };
+pub use writes::{Payload, WeightsOrigin, Write, WriteKind, WriteState, WriteStatus};

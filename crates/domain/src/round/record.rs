@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Baseline, Degradation, Frozen, MergeOutcome, Miner, ModelRef, Policy, Round, Write, WriteKind,
+    Baseline, Degradation, Frozen, MergeOutcome, Miner, ModelRef, Policy, Round, WeightsOrigin,
+    Write, WriteKind,
 };
 use crate::{BlockNumber, CycleIndex, GlobalVersion, History, Hotkey, RoundId, Uid};
 
@@ -50,6 +51,9 @@ pub struct Record {
     pub miners: Vec<MinerRecord>,
     /// Weights, by UID.
     pub weights: Vec<(Uid, f64)>,
+    /// Where they come from; records from before it was written down say that there are none.
+    #[serde(default)]
+    pub weights_origin: WeightsOrigin,
     /// How the merge ended.
     pub merge: Option<MergeOutcome>,
     /// What was written to the chain.
@@ -86,6 +90,7 @@ impl Record {
             held_out_after: round.held_out_after,
             miners: round.miners.iter().map(miner).collect(),
             weights: round.weights.clone(),
+            weights_origin: round.weights_origin,
             merge: round.merge.clone(),
             writes: round.writes.iter().map(|(kind, write)| (*kind, write.clone())).collect(),
             degradations: round.degradations.clone(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Degradation, Effect, Frozen, Rejection};
+use super::{Degradation, Effect, Frozen, Rejection, WeightsOrigin, Write, WriteKind};
 use crate::{
     BlockNumber, CycleIndex, ExpertGroup, GlobalVersion, History, Hotkey, ModelHash, Reason,
     RoundId, Uid, Weights,
@@ -207,110 +207,6 @@ impl MergeOutcome {
     }
 }
 
-/// What is written to the chain in a round, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WriteKind {
-    /// Seed and heartbeat, in MinerCommit1.
-    Seed,
-    /// Signature of the new model's hash, in ValidatorCommit1.
-    SignedHash,
-    /// The hash itself, in ValidatorCommit2.
-    ModelHash,
-    /// The weights, in ValidatorCommit2.
-    Weights,
-}
-
-impl WriteKind {
-    /// The stable, snake_case name: also the intent's kind at the chain service.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Seed => "seed",
-            Self::SignedHash => "signed_hash",
-            Self::ModelHash => "model_hash",
-            Self::Weights => "weights",
-        }
-    }
-}
-
-/// What is to be written.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Payload {
-    /// Bytes of a commitment.
-    Commitment(Vec<u8>),
-    /// Shares by UID, summing to one.
-    Weights(Vec<(Uid, f64)>),
-}
-
-/// Where a write stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WriteState {
-    /// Nothing sent yet.
-    Pending,
-    /// Handed to a node.
-    Submitted,
-    /// In a block.
-    Included,
-    /// Final and read back.
-    Done,
-    /// Refused for good.
-    Failed,
-}
-
-impl WriteState {
-    /// Whether nothing will change any more.
-    pub fn is_terminal(self) -> bool {
-        matches!(self, Self::Done | Self::Failed)
-    }
-
-    /// The stable, snake_case name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Submitted => "submitted",
-            Self::Included => "included",
-            Self::Done => "done",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-/// A write to the chain.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Write {
-    /// What.
-    pub payload: Payload,
-    /// Where it stands.
-    pub status: WriteStatus,
-}
-
-/// What is known of a write.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WriteStatus {
-    /// Where it stands.
-    pub state: WriteState,
-    /// Hash of the extrinsic, `0x` and hex; empty before one was sent.
-    pub extrinsic_hash: String,
-    /// Block that holds it; zero before inclusion.
-    pub block: BlockNumber,
-    /// Reason of a failure; empty otherwise.
-    pub reason: String,
-}
-
-impl WriteStatus {
-    /// Of a write that nobody has tried.
-    pub fn pending() -> Self {
-        Self {
-            state: WriteState::Pending,
-            extrinsic_hash: String::new(),
-            block: BlockNumber(0),
-            reason: String::new(),
-        }
-    }
-}
-
 /// Losses of the base model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Baseline {
@@ -329,6 +225,15 @@ pub struct Round {
     pub cycle: CycleIndex,
     /// Where it stands.
     pub stage: Stage,
+    /// Block at which it was opened.
+    #[serde(default)]
+    pub opened_at: BlockNumber,
+    /// How often blocks that its inputs are read from were taken back before they were frozen.
+    #[serde(default)]
+    pub branch: u64,
+    /// Why the inputs are not frozen yet: what came of the last try.
+    #[serde(default)]
+    pub held: Option<String>,
     /// Trace context that everything done for the round belongs to.
     pub traceparent: String,
     /// The seed that this validator publishes.
@@ -351,6 +256,9 @@ pub struct Round {
     pub merge: Option<MergeOutcome>,
     /// Weights of the round.
     pub weights: Vec<(Uid, f64)>,
+    /// Where they come from.
+    #[serde(default)]
+    pub weights_origin: WeightsOrigin,
     /// Writes to the chain.
     pub writes: BTreeMap<WriteKind, Write>,
     /// What did not go the normal way.

@@ -1,5 +1,6 @@
 //! A whole round, lost workers and latecomers, on a schedule of nine short phases.
 
+mod chain;
 mod replay;
 
 use std::collections::BTreeSet;
@@ -8,7 +9,7 @@ use super::*;
 use crate::{
     BlockHash, BlockNumber, CohortConfig, ExpertGroup, GlobalVersion, Hotkey, Metagraph,
     MinerCommitment, ModelHash, Neuron, Phase, RoundId, Schedule, SignedHashCommitment, TopK, Uid,
-    ValidatorCommitment,
+    ValidatorCommitment, Weights,
 };
 
 const ME: u8 = 1;
@@ -120,6 +121,7 @@ fn inputs() -> FreezeInputs {
             .map(|k| revealed(*k))
             .chain([raw(MINERS[3], "garbage".to_owned())])
             .collect(),
+        degradations: vec![],
     }
 }
 
@@ -191,7 +193,7 @@ fn frozen() -> State {
     blocks(&mut state, first(Phase::MinerCommit1));
     written(&mut state, WriteKind::Seed);
     blocks(&mut state, first(Phase::Submission));
-    run(&mut state, Event::Frozen { round: id(), inputs: Box::new(inputs()) });
+    run(&mut state, Event::Frozen { round: id(), branch: 0, inputs: Box::new(inputs()) });
     state
 }
 

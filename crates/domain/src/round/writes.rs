@@ -1,13 +1,145 @@
 //! What a round writes to the chain, and when.
 
+use serde::{Deserialize, Serialize};
+
 use super::{
-    Degradation, DegradationKind, Effect, MergeOutcome, ModelRef, Payload, Policy, Rejection,
-    Reply, Round, Stage, State, Write, WriteKind, WriteState, WriteStatus, events::write_id,
+    Degradation, DegradationKind, Effect, MergeOutcome, ModelRef, Policy, Rejection, Reply, Round,
+    Stage, State, events::write_id, finalise::hold_weights,
 };
 use crate::{
-    BlockNumber, CommitmentError, ExpertGroup, Phase, RoundId, SignedHashCommitment,
+    BlockNumber, CommitmentError, ExpertGroup, Phase, RoundId, SignedHashCommitment, Uid,
     ValidatorCommitment,
 };
+
+/// What is written to the chain in a round, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WriteKind {
+    /// Seed and heartbeat, in MinerCommit1.
+    Seed,
+    /// Signature of the new model's hash, in ValidatorCommit1.
+    SignedHash,
+    /// The hash itself, in ValidatorCommit2.
+    ModelHash,
+    /// The weights, in ValidatorCommit2.
+    Weights,
+}
+
+impl WriteKind {
+    /// The stable, snake_case name: also the intent's kind at the chain service.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Seed => "seed",
+            Self::SignedHash => "signed_hash",
+            Self::ModelHash => "model_hash",
+            Self::Weights => "weights",
+        }
+    }
+}
+
+/// What is to be written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Payload {
+    /// Bytes of a commitment.
+    Commitment(Vec<u8>),
+    /// Shares by UID, summing to one: earned in rounds.
+    Weights(Vec<(Uid, f64)>),
+    /// The same of the stale guard: never over a round's own.
+    StaleWeights(Vec<(Uid, f64)>),
+}
+
+/// Where the weights of a round come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WeightsOrigin {
+    /// There are none, or it was not written down.
+    #[default]
+    None,
+    /// Miners earned them.
+    Earned,
+    /// The stale guard: the last ones, or an even split of the other validators' votes.
+    StaleGuard,
+}
+
+impl WeightsOrigin {
+    /// The stable, snake_case name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Earned => "earned",
+            Self::StaleGuard => "stale_guard",
+        }
+    }
+}
+
+/// Where a write stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WriteState {
+    /// Nothing sent yet.
+    Pending,
+    /// Handed to a node.
+    Submitted,
+    /// In a block.
+    Included,
+    /// Final and read back.
+    Done,
+    /// Refused for good.
+    Failed,
+}
+
+impl WriteState {
+    /// Whether nothing will change any more.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Done | Self::Failed)
+    }
+
+    /// The stable, snake_case name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Submitted => "submitted",
+            Self::Included => "included",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// A write to the chain.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Write {
+    /// What.
+    pub payload: Payload,
+    /// Where it stands.
+    pub status: WriteStatus,
+}
+
+/// What is known of a write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriteStatus {
+    /// Where it stands.
+    pub state: WriteState,
+    /// Hash of the extrinsic, `0x` and hex; empty before one was sent.
+    pub extrinsic_hash: String,
+    /// Block that holds it; zero before inclusion.
+    pub block: BlockNumber,
+    /// Reason of a failure; empty otherwise.
+    pub reason: String,
+}
+
+impl WriteStatus {
+    /// Of a write that nobody has tried.
+    pub fn pending() -> Self {
+        Self {
+            state: WriteState::Pending,
+            extrinsic_hash: String::new(),
+            block: BlockNumber(0),
+            reason: String::new(),
+        }
+    }
+}
 
 /// Adds the writes that have become due at `block`.
 pub(super) fn due(
@@ -44,7 +176,15 @@ pub(super) fn due(
             round.add_write(WriteKind::ModelHash, commitment, block, effects);
         }
         if !round.weights.is_empty() && !round.writes.contains_key(&WriteKind::Weights) {
-            let payload = Payload::Weights(round.weights.clone());
+            hold_weights(round, block, policy);
+        }
+        if !round.weights.is_empty() && !round.writes.contains_key(&WriteKind::Weights) {
+            let payload = match round.weights_origin {
+                WeightsOrigin::StaleGuard => Payload::StaleWeights(round.weights.clone()),
+                WeightsOrigin::Earned | WeightsOrigin::None => {
+                    Payload::Weights(round.weights.clone())
+                }
+            };
             round.add_payload(WriteKind::Weights, payload, effects);
         }
     }

@@ -5,11 +5,24 @@ use proptest::prelude::*;
 use super::*;
 
 /// Events that could come in any order from outside.
-fn any_event() -> impl Strategy<Value = Event> {
+pub(super) fn any_event() -> impl Strategy<Value = Event> {
     let miner = prop::sample::select(MINERS.to_vec());
     prop_oneof![
         4 => (0u64..90).prop_map(block),
-        2 => Just(()).prop_map(|()| Event::Frozen { round: id(), inputs: Box::new(inputs()) }),
+        1 => (0u64..90, 0u64..90).prop_map(|(ancestor, abandoned)| Event::Reorganised {
+            ancestor: BlockNumber(ancestor),
+            ancestor_hash: BlockHash([ancestor as u8; 32]),
+            abandoned: BlockNumber(abandoned),
+        }),
+        1 => (prop::sample::select(DegradationKind::ALL), "[ab]", 0u64..90).prop_map(
+            |(kind, detail, block)| Event::Degraded { kind, detail, block: BlockNumber(block) }
+        ),
+        1 => "[ab]".prop_map(|why| Event::Held { round: id(), why }),
+        2 => (0u64..3).prop_map(|branch| Event::Frozen {
+            round: id(),
+            branch,
+            inputs: Box::new(inputs()),
+        }),
         2 => miner.clone().prop_map(stored),
         1 => miner.prop_map(|k| Event::Refused {
             round: id(),
