@@ -143,10 +143,8 @@ pub(crate) async fn commits(
     if entries.is_empty() {
         return Ok(Vec::new());
     }
-    let (epochs, period) = try_join!(
-        epochs(chain, at),
-        read::of_subnet::<u64>(chain, at, "RevealPeriodEpochs"),
-    )?;
+    let (epochs, period) =
+        try_join!(epochs(chain, at), read::of_subnet::<u64>(chain, at, "RevealPeriodEpochs"),)?;
     let window = |(hash, second, third, fourth): Entry| match epochs {
         Epochs::Modulo { .. } => Some(Committed { hash, opens: third, closes: fourth }),
         Epochs::Stateful { .. } => epochs
