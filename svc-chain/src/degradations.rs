@@ -42,6 +42,8 @@ pub(crate) enum Kind {
     RuntimeLacks,
     /// A snapshot was missed, and an archive node was asked.
     ArchiveUsed,
+    /// Committed weights never became known.
+    RevealSkipped,
 }
 
 impl Kind {
@@ -55,6 +57,7 @@ impl Kind {
             Self::FinalityBroken => "finality_broken",
             Self::RuntimeLacks => "runtime_lacks",
             Self::ArchiveUsed => "archive_used",
+            Self::RevealSkipped => "reveal_skipped",
         }
     }
 
@@ -65,7 +68,8 @@ impl Kind {
             Self::EndpointSwitched
             | Self::EndpointDisagrees
             | Self::NoQuorum
-            | Self::ArchiveUsed => false,
+            | Self::ArchiveUsed
+            | Self::RevealSkipped => false,
         }
     }
 }

@@ -31,6 +31,7 @@ use crate::{
     sign::{Purpose, Signer},
     snapshots::{self, Snapshots},
     status,
+    weights::{self, Preference},
 };
 
 /// Answers calls; those that need the chain are UNAVAILABLE until it was reached.
@@ -48,6 +49,7 @@ pub(crate) struct Handler {
     pub(crate) quorum: Quorum,
     pub(crate) degradations: Degradations,
     pub(crate) outbox: Outbox,
+    pub(crate) preference: Preference,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -101,7 +103,23 @@ impl ChainService for Handler {
             &self.quorum,
             &self.degradations,
         );
-        Ok(Response::new(reading.await))
+        let mut status = reading.await;
+        status.nonce_owner = self.outbox.is_owner();
+        // A store or a chain that is away hides these and nothing else.
+        if let Ok(intents) = self.outbox.list().await {
+            let open = intents.iter().filter(|intent| !intent.state.is_finished()).count();
+            status.open_intents = u32::try_from(open).unwrap_or(u32::MAX);
+        }
+        if let (Ok(chain), Ok(head)) = (self.chain(), self.blocks.newest())
+            && let Ok(at) = chain.at(BlockId::Hash(head.hash)).await
+            && let Ok(offer) = weights::facts::offer(&chain, &at).await
+        {
+            status.weights_mode = match offer.choose(self.preference) {
+                Ok(mode) => mode.as_str().to_owned(),
+                Err(failure) => failure.reason().to_owned(),
+            };
+        }
+        Ok(Response::new(status))
     }
 
     #[instrument(name = "chain.get_block", skip_all)]

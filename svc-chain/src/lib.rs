@@ -139,6 +139,7 @@ impl Service {
             quorum,
             degradations: degradations.clone(),
             outbox: outbox.clone(),
+            preference: config.commit_reveal,
             shutdown: shutdown.clone(),
         };
         let server = GrpcServer::bind(config.grpc_addr, &common.tls)
@@ -180,7 +181,7 @@ impl Service {
     pub async fn serve(self) -> anyhow::Result<()> {
         let Self { server, health, config, key, store, degradations, runtime, .. } = self;
         let Self { nodes, archive, blocks, snapshots, outbox, chain, shutdown, .. } = self;
-        shutdown.spawn(degradations.keep(store, shutdown.clone()));
+        shutdown.spawn(degradations.clone().keep(store, shutdown.clone()));
         let work = async {
             let reached = connect(&config, &nodes, archive, &runtime, &shutdown).await?;
             let Some(reached) = reached else { return Ok(()) };
@@ -191,7 +192,7 @@ impl Service {
                 shutdown.spawn(blocks.clone().follow(chain, finality, stall, shutdown.clone()));
             }
             shutdown.spawn(snapshots.run(reached.clone(), shutdown.clone()));
-            let worker = Worker::new(&outbox, reached.clone(), key, &config);
+            let worker = Worker::new(&outbox, reached.clone(), key, degradations, &config);
             shutdown.spawn(worker.run(shutdown.clone()));
             chain.send_replace(Some(reached.clone()));
             let mut newest = blocks.subscribe();

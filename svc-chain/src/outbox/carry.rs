@@ -16,6 +16,7 @@ use super::{
 use crate::{
     call,
     chain::{Block, BlockId, Tips},
+    degradations,
     error::Error,
     failure::{Advice, Failure},
     metrics,
@@ -190,6 +191,8 @@ impl Worker {
         intent: &mut Intent,
         tips: Tips,
     ) -> Result<(), Error> {
+        // A runtime that lacks something is not signed for; one that has it again is, later.
+        self.chain.runtime_ok()?;
         if let Some(by) = newest_sent(&self.store, intent.key).await? {
             let failure = Failure::Superseded { by: by.to_string() };
             return self.fail(lease, intent, failure, tips, None).await;
@@ -272,6 +275,12 @@ impl Worker {
         allowed_at: Option<u64>,
     ) -> Result<(), Error> {
         let best = tips.best.number.0;
+        let over = failure.advice() == Advice::Never || intent.attempts >= self.policy.max_attempts;
+        let overtaken = matches!(failure, Failure::Superseded { .. });
+        if intent.key.kind == Kind::Reveal && over && !overtaken {
+            let detail = format!("the weights of {}: {failure}", intent.key);
+            self.degradations.note(degradations::Kind::RevealSkipped, detail, tips.best.number);
+        }
         let state = machine::after_failure(intent, &failure, best, allowed_at, self.policy);
         self.note(intent, &failure);
         self.save(lease, intent, state).await

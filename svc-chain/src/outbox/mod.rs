@@ -31,12 +31,14 @@ use crate::{chain::Block, error::Error, metrics};
 pub(crate) struct Outbox {
     store: Store,
     wake: Arc<Notify>,
+    /// Whether this process carries intents out.
+    owner: watch::Sender<bool>,
     head: watch::Receiver<Option<Block>>,
 }
 
 impl Outbox {
     pub(crate) fn new(store: Store, head: watch::Receiver<Option<Block>>) -> Self {
-        Self { store, wake: Arc::default(), head }
+        Self { store, wake: Arc::default(), owner: watch::Sender::new(false), head }
     }
 
     /// Records an intent, or returns it as it stands if it was recorded before.
@@ -73,6 +75,11 @@ impl Outbox {
     /// An intent as it stands.
     pub(crate) async fn get(&self, key: Key) -> Result<Intent, Error> {
         find(&self.store, key).await?.ok_or_else(|| Error::NoSuchIntent(key.to_string()))
+    }
+
+    /// Whether this process is the one that sends extrinsics.
+    pub(crate) fn is_owner(&self) -> bool {
+        *self.owner.borrow()
     }
 
     /// Every intent that is kept, oldest first.

@@ -20,6 +20,7 @@ use crate::{
     call::Target,
     chain::{Block, Chain},
     config::Config,
+    degradations::Degradations,
     error::Error,
     keys::SigningKey,
     metrics,
@@ -38,6 +39,8 @@ pub(crate) struct Worker {
     pub(super) key: Arc<SigningKey>,
     pub(super) policy: Policy,
     pub(super) target: Target,
+    pub(super) degradations: Degradations,
+    owner: watch::Sender<bool>,
     preference: Preference,
     pinned_beacon: bool,
     /// Finished intents that are kept.
@@ -64,6 +67,7 @@ impl Worker {
         outbox: &Outbox,
         chain: Chain,
         key: Arc<SigningKey>,
+        degradations: Degradations,
         config: &Config,
     ) -> Self {
         Self {
@@ -73,6 +77,8 @@ impl Worker {
                 mechanism: config.mechanism,
                 version_key: config.version_key,
             },
+            degradations,
+            owner: outbox.owner.clone(),
             preference: config.commit_reveal,
             pinned_beacon: config.network.is_public(),
             lease_ttl: config.lease_ttl,
@@ -105,13 +111,13 @@ impl Worker {
                 lease = self.acquire(&name) => lease,
             };
             info!(fence = lease.fence(), "owns the nonce of the hotkey");
-            metrics::nonce_owner(true);
+            self.owns(true);
             let stopped = tokio::select! {
                 () = shutdown.cancelled() => true,
                 () = self.renew(&lease) => false,
                 () = self.own(&lease) => false,
             };
-            metrics::nonce_owner(false);
+            self.owns(false);
             if stopped {
                 // It runs out by itself if this fails.
                 let _ = self.store.release(lease).await;
@@ -119,6 +125,11 @@ impl Worker {
             }
             warn!("no longer owns the nonce of the hotkey");
         }
+    }
+
+    fn owns(&self, owner: bool) {
+        metrics::nonce_owner(owner);
+        self.owner.send_replace(owner);
     }
 
     async fn acquire(&self, name: &str) -> Lease {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use devchain::{DevChain, Genesis};
+use devchain::{DevChain, Genesis, Production};
 use proto::chain::v1::{self, IntentState};
 use store::Store;
 use svc_chain::{Config, Preference};
@@ -10,15 +10,31 @@ use tokio::time::sleep;
 
 use crate::rig::{self, Running};
 
-/// Commit-reveal on, an epoch every ten blocks, no rate limit in the way.
+/// Commit-reveal on, an epoch every ten blocks, no rate limit in the way. Blocks are made by hand:
+/// each is twelve seconds of the chain's time, as on the live chain, so that rounds of the beacon
+/// are shorter than epochs.
 fn genesis() -> Genesis {
-    Genesis { commit_reveal: true, tempo: 10, rate_limit: 0, finality_lag: 1, ..rig::genesis() }
+    Genesis {
+        commit_reveal: true,
+        tempo: 10,
+        rate_limit: 0,
+        finality_lag: 1,
+        production: Production::Manual,
+        ..rig::genesis()
+    }
 }
 
 /// A chain that is old enough for its block time to be measured.
 async fn start(genesis: Genesis) -> DevChain {
     let chain = rig::start(genesis).await;
-    chain.wait_for_block(3).await.unwrap();
+    chain.produce_blocks(3).await.unwrap();
+    let hand = chain.clone();
+    tokio::spawn(async move {
+        // Until the chain is stopped, with the test's last handle or before.
+        while hand.produce_block().await.is_ok() {
+            sleep(Duration::from_millis(100)).await;
+        }
+    });
     chain
 }
 
@@ -121,6 +137,11 @@ async fn weights_that_the_beacon_leaves_sealed_are_told_to_be_missed() {
     let found = (missed.state(), missed.reason.as_str());
     assert_eq!(found, (IntentState::Failed, "reveal_missed"), "{missed:?}");
     assert!(chain.weights(0).await.unwrap().is_empty());
+    let status = service.client.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
+    let told: Vec<_> = status.degradations.iter().map(|told| told.kind.as_str()).collect();
+    assert_eq!(told, ["reveal_skipped"], "{status:?}");
+    assert!(status.nonce_owner && status.open_intents == 0, "{status:?}");
+    assert_eq!(status.weights_mode, "timelock");
     service.stop().await;
 }
 
