@@ -36,7 +36,6 @@ use anyhow::Context as _;
 use domain::{NetUid, Schedule};
 use kit::{Common, GrpcServer, Health, Shutdown, auth::Guard};
 use proto::chain::v1::chain_service_server::{ChainServiceServer, SERVICE_NAME};
-use secrecy::SecretString;
 use store::Store;
 use tokio::{sync::watch, time::sleep};
 use tracing::{info, warn};
@@ -283,23 +282,9 @@ async fn connect(
     }
 }
 
-/// Opens the wallet of the configuration, away from the async threads.
+/// Opens the wallet of the configuration, away from the async threads: an encrypted one takes
+/// seconds, and a person may have to type its password.
 async fn open_wallet(config: Config) -> anyhow::Result<SigningKey> {
-    let open = move || {
-        let home = std::env::home_dir();
-        let path =
-            hotkey_file(&config.wallet_path, &config.coldkey, &config.hotkey, home.as_deref());
-        let password = match (config.wallet_password, config.wallet_password_file) {
-            (Some(password), _) => Some(password),
-            (None, Some(file)) => {
-                let text = std::fs::read_to_string(&file)
-                    .with_context(|| format!("read the password file {}", file.display()))?;
-                let text = zeroize::Zeroizing::new(text);
-                Some(SecretString::from(text.trim_end_matches(['\r', '\n'])))
-            }
-            (None, None) => None,
-        };
-        Ok(load_wallet(&path, password.as_ref())?)
-    };
+    let open = move || wallet::open(&config, wallet::ask);
     tokio::task::spawn_blocking(open).await.context("open the wallet")?
 }

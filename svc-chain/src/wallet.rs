@@ -1,7 +1,12 @@
 //! Wallet files: `<wallets>/<coldkey>/hotkeys/<hotkey>` (protocol, section 3; chain, section 5).
 //!
+//! The password of an encrypted file comes from the environment, from a file, or from the person at
+//! the terminal ([`password`]).
+//!
 //! Understands plain JSON keys and `$NACL` files. Every other form is an error that says how to
 //! get a file that works. The coldkey's private half is never looked for.
+
+mod password;
 
 use std::path::{Path, PathBuf};
 
@@ -13,6 +18,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+pub(crate) use self::password::{ask, open};
 use crate::keys::SigningKey;
 
 /// Wallets are about a kilobyte; what is larger is something else.
@@ -36,7 +42,7 @@ pub enum WalletError {
     )]
     Unreadable { path: PathBuf, why: String },
     #[error(
-        "the wallet file {path} is encrypted: set CONNITO_WALLET_PASSWORD or `wallet_password_file`"
+        "the wallet file {path} is encrypted: set CONNITO_WALLET_PASSWORD or `wallet_password_file`, or start it at a terminal and be asked"
     )]
     NoPassword { path: PathBuf },
     #[error("the password does not open the wallet file {path}")]

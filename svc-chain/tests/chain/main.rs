@@ -4,6 +4,7 @@
 
 mod crash;
 mod forks;
+mod matrix;
 mod net;
 mod nodes;
 mod process;

@@ -72,3 +72,40 @@ async fn a_process_that_is_killed_and_started_again_on_redis_sends_once() {
     assert_eq!(chain.extrinsics().await.unwrap().len(), 1);
     running.stops_cleanly(WITHIN).await.unwrap();
 }
+
+/// Runs a program on a terminal of its own, and types the password when it is asked for one.
+const TYPIST: &str = r#"
+import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[1], sys.argv[1:])
+said, typed = b"", False
+while True:
+    try:
+        said_now = os.read(terminal, 4096)
+    except OSError:
+        break
+    said += said_now
+    os.write(1, said_now)
+    if not typed and b"Password of the wallet" in said:
+        os.write(terminal, b"correct horse battery staple\n")
+        typed = True
+"#;
+
+#[tokio::test]
+async fn a_person_at_a_terminal_is_asked_for_the_password_and_it_is_not_shown() {
+    let chain = rig::start(rig::genesis()).await;
+    let mut running = Process::new("python3")
+        .args(["-c", TYPIST, env!("CARGO_BIN_EXE_svc-chain")])
+        .env("CONNITO_TOKEN", rig::TOKEN)
+        .env("CONNITO_CHAIN_GRPC_ADDR", "127.0.0.1:0")
+        .env("CONNITO_CHAIN_ENDPOINTS", format!("[\"{}\"]", chain.url()))
+        .env("CONNITO_CHAIN_WALLET_PATH", rig::wallets())
+        .env("CONNITO_CHAIN_COLDKEY", "encrypted")
+        .spawn()
+        .unwrap();
+    running.says("holds the hotkey", WITHIN).await.unwrap();
+    let output = running.output();
+    assert!(output.contains("Password of the wallet"), "{output}");
+    assert!(!output.contains("battery"), "{output}");
+}
