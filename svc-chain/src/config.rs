@@ -64,8 +64,8 @@ pub struct Config {
     #[config(default = 102)]
     pub netuid: u16,
 
-    /// Public address of this validator's gateway, as `203.0.113.7:8091`: announced on the chain at
-    /// start where the chain has another one. Nothing is announced without it.
+    /// Public address of this validator's gateway, as `203.0.113.7:8091`: announced on the chain
+    /// whenever the chain has another one. Nothing is announced without it.
     pub axon: Option<SocketAddr>,
 
     /// Mechanism of the subnet that weights are set for.

@@ -4,6 +4,7 @@
 //! exactly once; signatures are given for named purposes only. `subxt` is not seen outside of this
 //! crate.
 
+mod axon;
 mod blocks;
 mod call;
 mod chain;
@@ -191,7 +192,8 @@ impl Service {
                 shutdown.spawn(blocks.clone().follow(chain, finality, stall, shutdown.clone()));
             }
             shutdown.spawn(snapshots.run(reached.clone(), shutdown.clone()));
-            let worker = Worker::new(&outbox, reached.clone(), key, degradations, &config);
+            let worker =
+                Worker::new(&outbox, reached.clone(), Arc::clone(&key), degradations, &config);
             shutdown.spawn(worker.run(shutdown.clone()));
             chain.send_replace(Some(reached.clone()));
             let mut newest = blocks.subscribe();
@@ -200,9 +202,12 @@ impl Service {
                 () = shutdown.cancelled() => return Ok(()),
                 seen = first => health.set(SERVICE_NAME, seen),
             }
-            shutdown.spawn(runtime.clone().follow(reached, health, shutdown.clone()));
+            let watched = runtime.clone().follow(reached.clone(), health, shutdown.clone());
+            shutdown.spawn(watched);
             if let Some(axon) = config.axon {
-                announce(&outbox, &newest, axon).await;
+                let (hotkey, stop) = (key.hotkey().clone(), shutdown.clone());
+                let keep = axon::keep(axon, hotkey, reached, outbox, newest, stop);
+                shutdown.spawn(keep);
             }
             shutdown.cancelled().await;
             anyhow::Ok(())
@@ -237,21 +242,6 @@ fn nodes(
     let archive = config.archive_urls()?;
     let archive = (!archive.is_empty()).then(|| new(archive));
     Ok((new(config.urls()?), archive))
-}
-
-/// Records the intent to announce `axon`; the outbox finds out whether the chain has it already.
-async fn announce(
-    outbox: &Outbox,
-    newest: &watch::Receiver<Option<chain::Block>>,
-    axon: SocketAddr,
-) {
-    let block = newest.borrow().as_ref().map_or(0, |block| block.number.0);
-    let key = outbox::Key { round: domain::RoundId(block), kind: outbox::Kind::Axon };
-    let payload = outbox::Payload::Axon { ip: axon.ip(), port: axon.port() };
-    match outbox.submit(key, payload).await {
-        Ok(_) => info!(%axon, "the address is announced where the chain has another one"),
-        Err(error) => warn!(%error, %axon, "the address could not be announced"),
-    }
 }
 
 /// Reaches the chain, however long that takes; `None` when told to stop before.

@@ -360,3 +360,27 @@ async fn nothing_is_signed_or_written_for_a_caller_that_does_not_say_who_it_is()
     assert!(chain.extrinsics().await.unwrap().is_empty());
     service.stop().await;
 }
+
+#[tokio::test]
+async fn an_address_that_the_chain_has_forgotten_is_announced_again() {
+    let chain = rig::start(Genesis { serving_rate_limit: 0, ..rig::genesis() }).await;
+    let axon = "8.8.8.8:8091".parse().unwrap();
+    let config = Config { axon: Some(axon), ..rig::config(&chain) };
+    let service = Running::start(config, &Store::in_memory()).await;
+    let announced = async || {
+        while chain.axon(rig::alice()).await.unwrap() != Some(axon) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(rig::PATIENCE, announced()).await.expect("announced at start");
+    // The slot changes hands and is won back: its address is gone.
+    chain.replace(0, GenesisNeuron::miner([9; 32])).await.unwrap();
+    let head = chain.head().await.unwrap();
+    chain.wait_for_block(head.number + 2).await.unwrap();
+    assert_eq!(chain.axon(rig::alice()).await.unwrap(), None);
+    chain.replace(0, GenesisNeuron::validator(rig::alice(), 1000 * RAO)).await.unwrap();
+    tokio::time::timeout(rig::PATIENCE, announced()).await.expect("announced again");
+    let served = chain.extrinsics().await.unwrap();
+    assert_eq!(served.len(), 2, "{served:?}");
+    service.stop().await;
+}
