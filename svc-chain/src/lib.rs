@@ -237,11 +237,14 @@ fn nodes(
         request_timeout: config.request_timeout,
         probe_interval: config.probe_interval,
         max_lag: config.max_lag,
+        archive: false,
     };
-    let new = |urls| Nodes::new(urls, Arc::clone(&genesis), settings, degradations.clone());
+    let new =
+        |urls, settings| Nodes::new(urls, Arc::clone(&genesis), settings, degradations.clone());
     let archive = config.archive_urls()?;
-    let archive = (!archive.is_empty()).then(|| new(archive));
-    Ok((new(config.urls()?), archive))
+    let archive =
+        (!archive.is_empty()).then(|| new(archive, Settings { archive: true, ..settings }));
+    Ok((new(config.urls()?, settings), archive))
 }
 
 /// Reaches the chain, however long that takes; `None` when told to stop before.

@@ -31,19 +31,19 @@ pub(crate) fn resubscribed() {
 }
 
 /// A connection to an endpoint was made; `rank` 0 is the first of the configuration.
-pub(crate) fn connected(rank: usize) {
-    counter!("chain_connections_total", "rank" => rank.to_string()).increment(1);
+pub(crate) fn connected(rank: String) {
+    counter!("chain_connections_total", "rank" => rank).increment(1);
 }
 
 /// How an endpoint stands (`ok`, `lagging`, …: 1 for the one that holds), and how many blocks it is
 /// behind.
-pub(crate) fn endpoint(rank: usize, state: State, lag: u64) {
+pub(crate) fn endpoint(rank: String, state: State, lag: u64) {
     for other in State::ALL {
         let holds = if other == state { 1.0 } else { 0.0 };
-        gauge!("chain_endpoint_state", "rank" => rank.to_string(), "state" => other.as_str())
+        gauge!("chain_endpoint_state", "rank" => rank.clone(), "state" => other.as_str())
             .set(holds);
     }
-    gauge!("chain_endpoint_lag", "rank" => rank.to_string()).set(lag as f64);
+    gauge!("chain_endpoint_lag", "rank" => rank).set(lag as f64);
 }
 
 /// Rank of the endpoint in use.

@@ -92,12 +92,17 @@ const STORAGE: &[Storage] = &[
     Storage::new("SubtensorModule", "MaxWeightsLimit", 1, &[]),
     Storage::new("SubtensorModule", "NetworksAdded", 1, &[]),
     Storage::new("SubtensorModule", "RevealPeriodEpochs", 1, &[]),
-    Storage::new("SubtensorModule", "StakeThreshold", 0, &[]),
     Storage::new("Timestamp", "Now", 0, &[]),
     Storage::new("SubtensorModule", "Tempo", 1, &[]),
     Storage::new("SubtensorModule", "Axons", 2, &["block", "ip", "port", "ip_type"]),
     Storage::new("Commitments", "CommitmentOf", 2, &["block", "info"]),
     Storage::new("System", "Events", 0, &[]),
+];
+
+/// What stake setting weights takes, by its names: one of them is enough.
+const STAKE_THRESHOLDS: [Storage; 2] = [
+    Storage::new("SubtensorModule", "StakeThreshold", 0, &[]),
+    Storage::new("SubtensorModule", "WeightsMinStake", 0, &[]),
 ];
 
 /// Entries of one road of commit-reveal each: looked at where the runtime has the road's calls.
@@ -193,6 +198,10 @@ pub(crate) fn missing(metadata: &Metadata) -> Vec<String> {
         missing.extend(HASH_STORAGE.missing(metadata));
     }
     missing.extend(STORAGE.iter().flat_map(|storage| storage.missing(metadata)));
+    let thresholds: Vec<_> = STAKE_THRESHOLDS.iter().map(|name| name.missing(metadata)).collect();
+    if thresholds.iter().all(|missing| !missing.is_empty()) {
+        missing.push(thresholds.concat().join(" and "));
+    }
     missing.extend(APIS.iter().flat_map(|api| api.missing(metadata)));
     let called = METAGRAPH_API.missing(metadata);
     let stored: Vec<_> = METAGRAPH_STORAGE.iter().flat_map(|s| s.missing(metadata)).collect();
@@ -354,6 +363,7 @@ mod tests {
         for (from, to, named) in [
             ("set_commitment", "put_commitment", "call Commitments.set_commitment"),
             ("ServingRateLimit", "ServingRateLimix", "storage SubtensorModule.ServingRateLimit"),
+            ("StakeThreshold", "StakeThresholx", "storage SubtensorModule.StakeThreshold and"),
             ("ip_type", "ip_kind", "field `ip_type` of storage SubtensorModule.Axons"),
             ("placeholder2", "placeholder3", "call SubtensorModule.serve_axon("),
         ] {

@@ -105,29 +105,30 @@ impl Request for Subscribe<'_> {
 /// See the module.
 pub(super) struct Connection {
     pub(super) url: String,
-    rank: usize,
     genesis: Genesis,
     request_timeout: Duration,
     client: Mutex<Option<Arc<Client>>>,
+    /// A connection was made, and nobody was told of that yet.
+    made: AtomicBool,
     /// A lost connection was replaced, and nobody was told of that yet.
     replaced: AtomicBool,
 }
 
 impl Connection {
-    pub(super) fn new(
-        url: String,
-        rank: usize,
-        genesis: Genesis,
-        request_timeout: Duration,
-    ) -> Self {
+    pub(super) fn new(url: String, genesis: Genesis, request_timeout: Duration) -> Self {
         Self {
             url,
-            rank,
             genesis,
             request_timeout,
             client: Mutex::new(None),
+            made: AtomicBool::new(false),
             replaced: AtomicBool::new(false),
         }
+    }
+
+    /// Whether a connection was made since this was asked last.
+    pub(super) fn was_made(&self) -> bool {
+        self.made.swap(false, Ordering::Relaxed)
     }
 
     /// Whether a lost connection was replaced since this was asked last.
@@ -184,7 +185,7 @@ impl Connection {
                 return Err(failure);
             }
         };
-        metrics::connected(self.rank);
+        self.made.store(true, Ordering::Relaxed);
         *held = Some(Arc::clone(&client));
         Ok(client)
     }

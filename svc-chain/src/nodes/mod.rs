@@ -70,6 +70,8 @@ pub(crate) struct Settings {
     pub(crate) request_timeout: Duration,
     pub(crate) probe_interval: Duration,
     pub(crate) max_lag: u64,
+    /// Whether these are the ones that keep every past state, asked only for what was missed.
+    pub(crate) archive: bool,
 }
 
 /// See the module. Clones share everything.
@@ -101,12 +103,10 @@ impl Nodes {
                 trial: settings.request_timeout * 2,
             },
         };
-        let connect = |(rank, url)| {
-            Connection::new(url, rank, Arc::clone(&genesis), settings.request_timeout)
-        };
+        let connect = |url| Connection::new(url, Arc::clone(&genesis), settings.request_timeout);
         Self(Arc::new(Inner {
             board: watch::Sender::new(Board::new(urls.len(), policy)),
-            connections: urls.into_iter().enumerate().map(connect).collect(),
+            connections: urls.into_iter().map(connect).collect(),
             genesis,
             started: Instant::now(),
             settings,
@@ -215,30 +215,40 @@ impl Nodes {
         let now = self.now();
         let (mut switch, mut first) = (None, None);
         self.0.board.send_if_modified(|board| {
-            let before = board.clone();
+            // Latencies change at every call: that alone wakes nobody.
+            let shown =
+                |board: &Board| (board.current(), board.told(), board.state(rank), board.lag(rank));
+            let before = shown(board);
             switch = board.hear(rank, news, now, chance());
-            if before.current().is_none() {
+            if before.0.is_none() {
                 first = board.current();
             }
-            // Latencies change at every call: that alone wakes nobody.
-            let changed = before.current() != board.current()
-                || before.told() != board.told()
-                || before.state(rank) != board.state(rank)
-                || before.lag(rank) != board.lag(rank);
+            let changed = shown(board) != before;
             if changed {
-                metrics::endpoint(rank, board.state(rank), board.lag(rank));
+                metrics::endpoint(self.label(rank), board.state(rank), board.lag(rank));
             }
             changed
         });
         if let Some(rank) = first {
             info!(url = self.url(rank), rank, "endpoint in use");
-            metrics::endpoint_in_use(rank);
+            self.count_in_use(rank);
         }
         if let Some(switch) = switch {
             let (from, to) = (self.url(switch.from), self.url(switch.to));
             metrics::endpoint_switched();
-            metrics::endpoint_in_use(switch.to);
+            self.count_in_use(switch.to);
             self.note(Kind::EndpointSwitched, format!("from {from} to {to}: {}", switch.why));
+        }
+    }
+
+    /// How an endpoint is named in metrics.
+    fn label(&self, rank: usize) -> String {
+        if self.0.settings.archive { format!("archive-{rank}") } else { rank.to_string() }
+    }
+
+    fn count_in_use(&self, rank: usize) {
+        if !self.0.settings.archive {
+            metrics::endpoint_in_use(rank);
         }
     }
 
@@ -258,6 +268,9 @@ impl Nodes {
         }
         let asked = Instant::now();
         let answer = request.make(connection).await;
+        if connection.was_made() {
+            metrics::connected(self.label(rank));
+        }
         if connection.was_replaced() {
             self.hear(rank, News::Reconnected);
         }

@@ -39,7 +39,7 @@ pub(crate) async fn rules(
         }
     };
     let (stake_threshold, max_weight, count, last_update) = try_join!(
-        item::<u64>(at, "StakeThreshold", vec![]),
+        stake_threshold(at),
         read::of_subnet::<u16>(chain, at, "MaxWeightsLimit"),
         mechanisms(chain, at),
         last_update,
@@ -227,6 +227,14 @@ async fn mechanisms(chain: &Chain, at: &AtBlock) -> Result<u8, Error> {
     match there {
         Some(true) => Ok(item(at, "MechanismCountCurrent", key()).await?.unwrap_or(1)),
         Some(false) | None => Ok(0),
+    }
+}
+
+/// The stake that setting weights takes, whatever the runtime calls it.
+async fn stake_threshold(at: &AtBlock) -> Result<Option<u64>, Error> {
+    match item(at, "StakeThreshold", vec![]).await? {
+        None => item(at, "WeightsMinStake", vec![]).await,
+        threshold => Ok(threshold),
     }
 }
 
