@@ -123,7 +123,8 @@ async fn all(store: &Store) -> Result<Vec<Intent>, Error> {
             Err(error) => tracing::warn!(%error, "record of the outbox is left out"),
         }
     }
-    intents.sort_by_key(|intent| (intent.recorded_at, intent.key));
+    // A hash must be there within its phase, weights by the end of the cycle: the order of the keys.
+    intents.sort_by_key(|intent| intent.key);
     Ok(intents)
 }
 
