@@ -6,6 +6,7 @@ mod crash;
 mod forks;
 mod net;
 mod nodes;
+mod page;
 mod process;
 mod quorum;
 mod reading;
