@@ -150,6 +150,14 @@ impl Host<'_> {
             let fields = answer.as_object().unwrap().keys().cloned();
             seen.entry(method).or_default().extend(fields);
         }
+        // What was written can be read now.
+        let block = self.newest().await;
+        let later = Host { block, ..*self };
+        for command in commands.iter().filter(|c| c.contains(r#"{"at": "#)) {
+            let fields = later.answer(command).await;
+            let fields = fields.as_object().unwrap().keys().cloned();
+            seen.entry(method(command)).or_default().extend(fields);
+        }
         let shown: BTreeSet<&str> = seen.keys().copied().collect();
         assert_eq!(shown, promised.keys().copied().collect(), "every call is shown");
         for (method, fields) in promised {
@@ -161,6 +169,13 @@ impl Host<'_> {
                 assert!(seen[method].contains(field), "{method} answers no {field}: {seen:?}");
             }
         }
+    }
+
+    /// Height of the newest block.
+    async fn newest(&self) -> u64 {
+        let command = commands().into_iter().find(|command| method(command) == "GetBlock");
+        let answer = self.answer(&command.unwrap()).await;
+        answer["block"]["number"].as_str().unwrap().parse().unwrap()
     }
 
     /// Asks for an intent until it is done.
