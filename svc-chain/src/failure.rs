@@ -11,31 +11,8 @@ use serde::{Deserialize, Serialize};
 
 /// What happened to an extrinsic, whichever road the news came by.
 ///
-/// | reason | meaning | advice |
-/// | --- | --- | --- |
-/// | `rate_limited` | too soon after the last weights, axon or commitment of this key | at the block where it is allowed |
-/// | `commitment_space` | the epoch's bytes for commitments are used up | next epoch |
-/// | `commit_reveal_enabled`, `commit_reveal_disabled` | the subnet's setting changed while the weights were on their way | a new one, by the new setting |
-/// | `no_commit_reveal` | commit-reveal is on, and the chain offers no road that this service and its configuration can take | never |
-/// | `reveal_round` | the beacon's round, or the form of timelocked commits, is not the one that the chain takes now | a new one, next block |
-/// | `too_many_commits` | the chain keeps no more unrevealed commits of this key | when one has been revealed or has expired |
-/// | `reveal_too_early` | the chain does not take the reveal yet | some blocks later |
-/// | `reveal_missed` | the epoch in which committed weights could be revealed is over | never |
-/// | `not_registered`, `no_such_subnet`, `no_such_uid`, `no_permit`, `stake_too_low` | the chain does not let this key do that | never |
-/// | `version_key` | the version key is older than the chain asks for | never |
-/// | `too_few_weights`, `too_many_weights`, `max_weight`, `duplicate_uids`, `lengths_differ` | the weights break a rule | never |
-/// | `bad_address`, `bad_port`, `bad_ip_type` | the axon cannot be served there | never |
-/// | `commitment_refused` | the commitment breaks a rule | never |
-/// | `bad_request` | refused without a named reason (custom code 255 and unknown codes) | never |
-/// | `other` | a dispatch error without a case of its own; the detail names it | never |
-/// | `stale_nonce`, `future_nonce`, `expired`, `usurped` | the extrinsic can no longer land | a new one, at once |
-/// | `low_priority`, `banned`, `pool_full`, `unknown_validity` | the pool does not want it now | a new one, some blocks later |
-/// | `bad_proof` | signature, runtime version or era no longer fit | a new one, next block |
-/// | `already_known` | the pool has these very bytes | follow it |
-/// | `superseded` | a newer intent for the same slot exists | never |
-/// | `read_back_mismatch` | it succeeded, but the stored value is another | never |
-/// | `outcome_unknown` | it landed, its events are gone and the stored value is another | never |
-/// | `reveal` | what is revealed is not what was committed, or nothing was | never |
+/// `docs/chain-service.md` tells operators what each of them means and what to do, and a test holds
+/// that page to this enum.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "failure", rename_all = "snake_case")]
 pub(crate) enum Failure {

@@ -18,6 +18,8 @@ mod metrics;
 mod networks;
 mod nodes;
 mod outbox;
+#[cfg(test)]
+mod page;
 mod payload;
 mod preflight;
 mod quorum;

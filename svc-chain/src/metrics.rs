@@ -19,6 +19,11 @@ pub(crate) fn spec_version(version: u32) {
     gauge!("chain_spec_version").set(f64::from(version));
 }
 
+/// How many things that are used the runtime lacks.
+pub(crate) fn runtime_missing(count: usize) {
+    gauge!("chain_runtime_missing").set(count as f64);
+}
+
 /// Blocks that were told of were taken back, so many of them.
 pub(crate) fn reorganised(finality: &'static str, depth: u64) {
     counter!("chain_reorganisations_total", "finality" => finality).increment(1);

@@ -114,6 +114,7 @@ impl Runtime {
             return;
         }
         metrics::spec_version(spec);
+        metrics::runtime_missing(missing.len());
         if missing.is_empty() {
             info!(spec, "the runtime has all that is used");
         } else {

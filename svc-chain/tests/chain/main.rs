@@ -7,6 +7,7 @@ mod forks;
 mod matrix;
 mod net;
 mod nodes;
+mod page;
 mod process;
 mod quorum;
 mod reading;

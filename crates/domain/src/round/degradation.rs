@@ -105,7 +105,7 @@ kinds! {
     EndpointSwitched = "endpoint_switched" chain,
     /// Nodes of the chain say different things of one block.
     EndpointDisagrees = "endpoint_disagrees" chain,
-    /// Too few nodes answer for what several must agree on.
+    /// Nodes of the chain did not agree, and policy took the best-ranked one's word.
     NoQuorum = "no_quorum" chain,
     /// A snapshot was missed, and an archive node had to be asked.
     ArchiveUsed = "archive_used" chain,
