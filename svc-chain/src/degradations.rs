@@ -44,6 +44,8 @@ pub(crate) enum Kind {
     ArchiveUsed,
     /// Committed weights never became known.
     RevealSkipped,
+    /// Someone who watches was away for longer than is told afterwards.
+    BlocksSkipped,
 }
 
 impl Kind {
@@ -58,6 +60,7 @@ impl Kind {
             Self::RuntimeLacks => "runtime_lacks",
             Self::ArchiveUsed => "archive_used",
             Self::RevealSkipped => "reveal_skipped",
+            Self::BlocksSkipped => "blocks_skipped",
         }
     }
 
@@ -69,7 +72,8 @@ impl Kind {
             | Self::EndpointDisagrees
             | Self::NoQuorum
             | Self::ArchiveUsed
-            | Self::RevealSkipped => false,
+            | Self::RevealSkipped
+            | Self::BlocksSkipped => false,
         }
     }
 }

@@ -16,7 +16,7 @@ use tracing::{Span, debug, field::Empty, instrument, warn};
 
 use crate::{
     blocks::{self, Blocks},
-    chain::{BlockId, Chain},
+    chain::{Block, BlockId, Chain},
     config::Follow,
     degradations::Degradations,
     error::Error,
@@ -86,8 +86,13 @@ impl ChainService for Handler {
         &self,
         request: Request<v1::WatchBlocksRequest>,
     ) -> Result<Response<Events>, Status> {
-        let finality = finality_in(request.into_inner().finality());
-        let events = self.blocks.watch(finality, self.chain()?, self.shutdown.clone());
+        let request = request.into_inner();
+        let (finality, chain) = (finality_in(request.finality()), self.chain()?);
+        let known = request.known.map(known_in).transpose().map_err(Error::from)?;
+        if let Some(known) = known {
+            self.blocks.known(finality, &chain, known).await?;
+        }
+        let events = self.blocks.watch(finality, known, chain, self.shutdown.clone());
         Ok(Response::new(Box::pin(events.map(|event| Ok(event_out(event))))))
     }
 
@@ -236,6 +241,16 @@ fn block_in(at: Option<v1::At>) -> Result<BlockId, Error> {
     };
     Span::current().record("block", tracing::field::display(id));
     Ok(id)
+}
+
+/// The block that a caller holds, who need not say what it stands on.
+fn known_in(known: v1::Block) -> Result<Block, InvalidField> {
+    let parent = match known.parent_hash.is_empty() {
+        true => [0; 32],
+        false => bytes("known.parent_hash", &known.parent_hash)?,
+    };
+    let hash = BlockHash(bytes("known.hash", &known.hash)?);
+    Ok(Block { number: BlockNumber(known.number), hash, parent: BlockHash(parent) })
 }
 
 fn finality_in(finality: v1::Finality) -> Option<Follow> {

@@ -11,8 +11,8 @@ use kit::{Channel, Common};
 use proto::{
     InvalidField,
     chain::v1::{
-        self as chain, GetIntentRequest, Intent, IntentKey, IntentState, SignRequest,
-        SubmitIntentRequest, WatchBlocksRequest, chain_event::Event as ChainEvent,
+        self as chain, GetBlockRequest, GetIntentRequest, Intent, IntentKey, IntentState,
+        SignRequest, SubmitIntentRequest, WatchBlocksRequest, chain_event::Event as ChainEvent,
         chain_service_client::ChainServiceClient, sign_request::Purpose, submit_intent_request,
     },
     convert,
@@ -91,15 +91,37 @@ impl Outside {
     }
 
     /// Hands what happens on the chain to `engine`, in its order, until the stream ends; returns
-    /// how many blocks there were.
+    /// how many blocks there were. It begins after the block that the saved state holds, so that
+    /// one that was taken back meanwhile is told.
     pub(crate) async fn watch_blocks(&self, engine: &Engine) -> Result<u64, Status> {
-        let mut events =
-            self.chain().watch_blocks(WatchBlocksRequest::default()).await?.into_inner();
+        let known = engine.newest().map(|seen| chain::Block {
+            number: seen.number.0,
+            hash: seen.hash.0.to_vec().into(),
+            ..chain::Block::default()
+        });
+        // What lies before the present is caught up with and not acted upon: a seed or weights for
+        // a phase that is over would be written now.
+        let present = match known {
+            Some(_) => {
+                let newest = self.chain().get_block(GetBlockRequest::default()).await?.into_inner();
+                convert::required("block", newest.block)
+                    .map_err(|error| Status::internal(error.to_string()))?
+                    .number
+            }
+            None => 0,
+        };
+        let request = WatchBlocksRequest { known, ..WatchBlocksRequest::default() };
+        let mut events = self.chain().watch_blocks(request).await?.into_inner();
         let mut seen = 0;
         while let Some(event) = events.message().await? {
             // One of a later version of the contract is none of this scheduler's business.
             let Some(event) = event.event else { continue };
-            seen += u64::from(matches!(event, ChainEvent::Block(_)));
+            if let ChainEvent::Block(block) = &event {
+                seen += 1;
+                if block.number < present {
+                    continue;
+                }
+            }
             let event = heard(event).map_err(|error| Status::internal(error.to_string()))?;
             engine.apply(event).await.map_err(Status::from)?;
         }

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
-use domain::{Effect, Event, Policy, Rejection, Reply, State, apply};
+use domain::{BlockHash, BlockNumber, Effect, Event, Policy, Rejection, Reply, State, apply};
 use kit::Shutdown;
 use proto::scheduler::v1::RoundView;
 use store::{Lease, Store};
@@ -27,6 +27,21 @@ const QUEUE: usize = 256;
 pub(crate) struct Engine {
     events: mpsc::Sender<Request>,
     view: watch::Receiver<Arc<RoundView>>,
+    newest: watch::Receiver<Option<Seen>>,
+}
+
+/// A block that was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) number: BlockNumber,
+    pub(crate) hash: BlockHash,
+}
+
+impl Seen {
+    /// The newest one of a state, where that keeps its hash.
+    fn newest(state: &State) -> Option<Self> {
+        state.block_hash.map(|hash| Self { number: state.block, hash })
+    }
 }
 
 #[derive(Debug)]
@@ -47,6 +62,11 @@ impl Engine {
     /// The newest view, and every later one.
     pub(crate) fn view(&self) -> watch::Receiver<Arc<RoundView>> {
         self.view.clone()
+    }
+
+    /// The newest block in the saved state.
+    pub(crate) fn newest(&self) -> Option<Seen> {
+        *self.newest.borrow()
     }
 }
 
@@ -69,6 +89,7 @@ pub(crate) struct Driver {
     engine: Engine,
     events: mpsc::Receiver<Request>,
     views: watch::Sender<Arc<RoundView>>,
+    newest: watch::Sender<Option<Seen>>,
     running: HashMap<String, CancellationToken>,
 }
 
@@ -82,7 +103,8 @@ pub(crate) fn new(
 ) -> (Engine, Driver) {
     let (events, requests) = mpsc::channel(QUEUE);
     let (views, view) = watch::channel(Arc::new(view::round_view(&state, &policy)));
-    let engine = Engine { events, view };
+    let (seen, newest) = watch::channel(Seen::newest(&state));
+    let engine = Engine { events, view, newest };
     let driver = Driver {
         state,
         policy,
@@ -92,6 +114,7 @@ pub(crate) fn new(
         engine: engine.clone(),
         events: requests,
         views,
+        newest: seen,
         running: HashMap::new(),
     };
     (engine, driver)
@@ -135,6 +158,7 @@ impl Driver {
         self.save(bytes).await?;
         self.announce(&next);
         self.state = next;
+        self.newest.send_replace(Seen::newest(&self.state));
         let _ = self.views.send(Arc::new(view::round_view(&self.state, &self.policy)));
         Ok(Ok(reply))
     }

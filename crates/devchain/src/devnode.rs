@@ -92,6 +92,12 @@ impl DevNode {
         self.faults.set_outlook(|outlook| outlook.lie = lie.map(|lie| (lie, honest)));
     }
 
+    /// `true` announces only the tip of a branch that takes the place of another one, as a live node
+    /// does; `false` announces each of its blocks.
+    pub fn set_announce_tip_only(&self, tip_only: bool) {
+        self.faults.set_outlook(|outlook| outlook.tip_only = tip_only);
+    }
+
     /// How often each JSON-RPC method was called, subscriptions included.
     pub fn calls(&self) -> BTreeMap<String, u64> {
         self.faults.calls()

@@ -42,6 +42,8 @@ pub(crate) struct Outlook {
     pub(crate) keep_states: Option<u32>,
     /// What it lies about, and the newest block about which it does not.
     pub(crate) lie: Option<(Lie, u32)>,
+    /// Of another branch, only the newest block is announced.
+    pub(crate) tip_only: bool,
 }
 
 /// The switches of one node, which tests turn and which its server reads.

@@ -375,6 +375,11 @@ impl DevChain {
         self.first.lose_answers(n);
     }
 
+    /// `true` announces only the tip of a branch that takes the place of another one.
+    pub fn set_announce_tip_only(&self, tip_only: bool) {
+        self.first.set_announce_tip_only(tip_only);
+    }
+
     /// `true` stalls the chain: the interval makes no more blocks.
     pub fn set_paused(&self, paused: bool) {
         self.node.set_paused(paused);

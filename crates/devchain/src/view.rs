@@ -108,13 +108,16 @@ impl<'a> View<'a> {
     }
 
     /// The headers that follow `last` on the way to `to`, oldest first, each with the true hash
-    /// of its block; `to` itself where nothing was sent so far.
+    /// of its block; `to` itself where nothing was sent so far, or where it is of another branch
+    /// and the node announces no more than that.
     pub(crate) fn since(&self, last: Option<[u8; 32]>, to: &'a Block) -> Vec<&'a Block> {
         match last.and_then(|hash| self.chain.find(&hash)) {
             None => vec![to],
             Some(last) => {
                 let path = self.chain.path(last, to).into_iter().take(MAX_PATH);
-                path.filter_map(|head| self.chain.find(&head.hash)).collect()
+                let path: Vec<_> = path.filter_map(|head| self.chain.find(&head.hash)).collect();
+                let forks = path.first().is_some_and(|first| first.parent != last.head.hash);
+                if forks && self.outlook.tip_only { vec![to] } else { path }
             }
         }
     }

@@ -25,6 +25,12 @@ pub(crate) struct Reorganisation {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Branch(VecDeque<Block>);
 
+impl From<Block> for Branch {
+    fn from(block: Block) -> Self {
+        Self(VecDeque::from([block]))
+    }
+}
+
 impl Branch {
     /// The newest block.
     pub(crate) fn tip(&self) -> Option<Block> {
@@ -78,6 +84,27 @@ impl Branch {
             self.0.pop_front();
         }
         reorganisation
+    }
+
+    /// Puts its parent under the oldest block; returns whether that block is its parent.
+    pub(crate) fn deepen(&mut self, parent: Block) -> bool {
+        let fits = self.oldest().is_some_and(|oldest| {
+            oldest.parent == parent.hash && oldest.number.0.checked_sub(1) == Some(parent.number.0)
+        });
+        if fits {
+            self.0.push_front(parent);
+        }
+        fits
+    }
+
+    /// How many blocks there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Every block, ascending.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Block> + '_ {
+        self.0.iter().copied()
     }
 
     /// Blocks above a height, ascending.

@@ -9,7 +9,10 @@ use subxt::rpcs::{self, client::RpcSubscription};
 use tokio::time::{sleep, timeout_at};
 use tracing::{debug, info, warn};
 
-use super::{Blocks, Branch, Reorganisation, path};
+use super::{
+    Blocks, Branch, Reorganisation,
+    lead::{Sources, lead},
+};
 use crate::{
     chain::{Block, Chain, Header},
     config::Follow,
@@ -134,7 +137,8 @@ impl Blocks {
             if branch.tip().is_none_or(|tip| head.number > tip.number) {
                 last = tokio::time::Instant::now();
             }
-            if let Err(error) = self.arrived(&only, finality, branch, head).await {
+            let from = Sources { now: &only, abandoned: chain };
+            if let Err(error) = self.arrived(from, finality, branch, head).await {
                 return Ended::Failed(error.to_string());
             }
             if finality == Follow::Best {
@@ -146,12 +150,12 @@ impl Blocks {
     /// Tells of a head, after the blocks before it that were not told yet.
     async fn arrived(
         &self,
-        chain: &Chain,
+        from: Sources<'_>,
         finality: Follow,
         branch: &mut Branch,
         head: Block,
     ) -> Result<(), Error> {
-        let path = path(chain, branch, head).await?;
+        let path = lead(from, branch, &Branch::from(head)).await?;
         if path.is_empty() {
             return Ok(());
         }

@@ -3,10 +3,12 @@
 //! One task follows each of the two, on the endpoint in use, and moves with it; what a connection
 //! skipped is filled in by walking back from the new head to a block that is known. Where the walk
 //! ends below the old head, blocks were taken back. Everyone who watches is led from what it was
-//! told last to what holds now, so that it always has a linked chain.
+//! told last, by this process or by an earlier one, to what holds now, so that it always has a
+//! linked chain.
 
 mod branch;
 mod follow;
+mod lead;
 mod watch;
 
 use std::{collections::VecDeque, sync::Arc};
@@ -14,6 +16,7 @@ use std::{collections::VecDeque, sync::Arc};
 use domain::{BlockHash, BlockNumber};
 use futures::Stream;
 use kit::Shutdown;
+use proto::InvalidField;
 use tokio::sync::watch as watched;
 
 pub(crate) use self::{
@@ -30,8 +33,9 @@ use crate::{
 /// Blocks for which a new watcher is told of degradations.
 const LOOK_BACK: u64 = 512;
 
-/// Most blocks that are filled in at once: two weeks of them.
-const MAX_PATH: usize = 100_000;
+/// A block that a caller holds is at most so far above the newest one: an endpoint may be behind,
+/// and not by more.
+const MAX_AHEAD: u64 = 512;
 
 /// A branch as it grows, shared without copying.
 type Line = watched::Sender<Arc<Branch>>;
@@ -91,11 +95,37 @@ impl Blocks {
         of(&self.best).or_else(|| of(&self.finalized))
     }
 
-    /// Every block from the newest on, linked, with reorganisations and degradations; ends at
-    /// `shutdown`.
+    /// Checks a block that a caller holds, as far as that can be done at once.
+    pub(crate) async fn known(
+        &self,
+        finality: Option<Follow>,
+        chain: &Chain,
+        known: Block,
+    ) -> Result<(), Error> {
+        let tip = self.tip(finality.unwrap_or(self.follow));
+        let tip = tip.ok_or_else(|| Error::Unreachable("no block was seen yet".to_owned()))?;
+        if known.number.0 > tip.number.0.saturating_add(MAX_AHEAD) {
+            let why = format!("{} is far above the newest block, {}", known.number, tip.number);
+            return Err(InvalidField::new("known.number", why).into());
+        }
+        match chain.block_of(known.hash).await {
+            Ok(block) if block.number == known.number => Ok(()),
+            Ok(block) => {
+                let why = format!("it is the hash of block {}, not {}", block.number, known.number);
+                Err(InvalidField::new("known.hash", why).into())
+            }
+            // The branch that it is of may be forgotten by now, or not have come yet.
+            Err(Error::NoSuchBlock(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Every block from the newest on, or after the one that is known, linked, with
+    /// reorganisations and degradations; ends at `shutdown`.
     pub(crate) fn watch(
         &self,
         finality: Option<Follow>,
+        known: Option<Block>,
         chain: Chain,
         shutdown: Shutdown,
     ) -> impl Stream<Item = Event> + Send + use<> {
@@ -104,6 +134,7 @@ impl Blocks {
         let since = BlockNumber(newest.saturating_sub(LOOK_BACK));
         let watcher = watch::Watcher {
             line,
+            known,
             told: Branch::default(),
             ready: VecDeque::new(),
             degradations: self.degradations.watch(since),
@@ -118,34 +149,4 @@ impl Blocks {
             Follow::Finalized => &self.finalized,
         }
     }
-}
-
-/// The blocks from `branch` to `head`, ascending, found by walking back from the head. Empty where
-/// the head is on the branch already; starts at a block without a known parent where the walk has
-/// passed the oldest one that is kept.
-async fn path(chain: &Chain, branch: &Branch, head: Block) -> Result<Vec<Block>, Error> {
-    let Some(oldest) = branch.oldest() else { return Ok(vec![head]) };
-    if branch.holds(head.number, head.hash) {
-        return Ok(Vec::new());
-    }
-    let mut path = vec![head];
-    let mut first = head;
-    while !branch.takes(&first) && first.number > oldest.number {
-        if path.len() > MAX_PATH {
-            let what =
-                format!("block {} is too far from what was seen to be filled in", head.number);
-            return Err(Error::Lie(what));
-        }
-        let parent = chain.block_of(first.parent).await?;
-        if parent.number.0 + 1 != first.number.0 {
-            return Err(Error::Lie(format!(
-                "the parent of block {} has another height",
-                first.number
-            )));
-        }
-        first = parent;
-        path.push(first);
-    }
-    path.reverse();
-    Ok(path)
 }

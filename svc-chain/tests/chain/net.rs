@@ -111,9 +111,26 @@ pub(crate) struct Watched {
 
 impl Watched {
     pub(crate) async fn start(service: &mut Running, finality: v1::Finality) -> Self {
-        let request = v1::WatchBlocksRequest { finality: finality.into() };
+        let request = v1::WatchBlocksRequest { finality: finality.into(), known: None };
         let stream = service.client.watch_blocks(request).await.unwrap().into_inner();
         Self { stream, blocks: Vec::new(), depths: Vec::new(), degradations: Vec::new() }
+    }
+
+    /// Goes on with what is held at a service, maybe at another one.
+    pub(crate) async fn resume(&mut self, service: &mut Running, finality: v1::Finality) {
+        // Numbers and hashes are what a caller keeps.
+        let known = self
+            .blocks
+            .last()
+            .map(|block| v1::Block { parent_hash: Vec::new().into(), ..block.clone() });
+        let request = v1::WatchBlocksRequest { finality: finality.into(), known };
+        self.stream = service.client.watch_blocks(request).await.unwrap().into_inner();
+    }
+
+    /// The next event, as it is told.
+    pub(crate) async fn next(&mut self) -> Event {
+        let event = timeout(PATIENCE, self.stream.next()).await.expect("the stream goes on");
+        event.unwrap().unwrap().event.unwrap()
     }
 
     pub(crate) fn tip(&self) -> u64 {
@@ -123,8 +140,8 @@ impl Watched {
     /// Takes events until a block of this height or a later one was told.
     pub(crate) async fn reaches(&mut self, number: u64) {
         while self.tip() < number {
-            let event = timeout(PATIENCE, self.stream.next()).await.expect("the stream goes on");
-            self.take(event.unwrap().unwrap().event.unwrap());
+            let event = self.next().await;
+            self.take(event);
         }
     }
 

@@ -76,6 +76,17 @@ impl Story {
         chain::Block { number, hash: hash(number), parent_hash: hash(number.saturating_sub(1)) }
     }
 
+    /// The same as somebody has seen it who holds a block of it; `None` where it was never told.
+    fn when(&self, known: &chain::Block) -> Option<Self> {
+        let seen = |forks: usize| Self {
+            head: known.number,
+            forks: self.forks[..forks].to_vec(),
+            ..self.clone()
+        };
+        let mut seen = (0..=self.forks.len()).rev().map(seen);
+        seen.find(|story| story.block(known.number).hash == known.hash)
+    }
+
     /// What several endpoints must agree on.
     fn agreed(&self, asked: bool, number: u64) -> Result<(), Status> {
         if asked && self.disagrees {
@@ -93,6 +104,8 @@ type Key = (u64, String);
 pub(crate) struct Book {
     /// Every call of SubmitIntent, in order.
     pub(crate) submitted: Vec<(Key, Payload)>,
+    /// How often somebody began to watch.
+    pub(crate) watchers: usize,
     /// Every block that was sent to a watcher.
     pub(crate) sent: Vec<u64>,
     intents: BTreeMap<Key, (Payload, u32)>,
@@ -163,10 +176,10 @@ impl FakeChain {
         self.shared.book.lock().unwrap()
     }
 
-    /// Waits until `block` was sent to watchers this often.
-    pub(crate) async fn sends(&self, block: u64, times: usize) {
+    /// Waits until watchers came this often.
+    pub(crate) async fn is_watched(&self, times: usize) {
         let end = Instant::now() + LONG;
-        while self.book().sent.iter().filter(|number| **number == block).count() < times {
+        while self.book().watchers < times {
             assert!(Instant::now() < end, "nobody watches");
             sleep(Duration::from_millis(10)).await;
         }
@@ -287,17 +300,30 @@ impl ChainService for Handler {
 
     async fn watch_blocks(
         &self,
-        _: Request<chain::WatchBlocksRequest>,
+        request: Request<chain::WatchBlocksRequest>,
     ) -> Answer<Self::WatchBlocksStream> {
+        let known = request.into_inner().known;
+        let story = self.shared.story.borrow().clone();
+        let (was, next) = match known {
+            None => (story.clone(), story.head),
+            Some(known) => {
+                let was = story.when(&known);
+                let was = was.ok_or_else(|| Status::invalid_argument("no such block was told"))?;
+                (was, known.number + 1)
+            }
+        };
+        self.shared.book.lock().unwrap().watchers += 1;
         let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
         let mut story = shared.story.subscribe();
         let say = |event| Ok(chain::ChainEvent { event: Some(event) });
         let stream = async_stream::stream! {
-            let mut was = story.borrow().clone();
-            let mut next = was.head;
+            let (mut was, mut next) = (was, next);
             loop {
                 let now = story.borrow_and_update().clone();
                 for ancestor in &now.forks[was.forks.len()..] {
+                    if ancestor + 1 >= next {
+                        continue;
+                    }
                     let (ancestor, abandoned) = (was.block(*ancestor), was.block(next - 1));
                     next = ancestor.number + 1;
                     yield say(Event::Reorganisation(chain::Reorganisation {

@@ -2,7 +2,10 @@
 //! chain service tells beside blocks.
 
 use domain::{DegradationKind, WeightsOrigin};
-use proto::{chain::v1::submit_intent_request::Payload, scheduler::v1::RoundStage};
+use proto::{
+    chain::v1::submit_intent_request::Payload,
+    scheduler::v1::{RoundStage, RoundView},
+};
 use tonic::Code;
 
 use crate::{
@@ -18,7 +21,7 @@ async fn a_round_is_held_while_endpoints_disagree_and_frozen_once_they_agree() {
     let scheduler = world.leader().await;
     world.opened(&scheduler).await;
     world.to(&scheduler, ROUND).await;
-    let held = |view: &proto::scheduler::v1::RoundView| !round(view).held.is_empty();
+    let held = |view: &RoundView| !round(view).held.is_empty();
     let view = scheduler.until("the reason", held).await;
     assert_eq!(round(&view).held, "disagreement: block 16 has two hashes");
     assert_eq!(round(&view).stage(), RoundStage::Open);
@@ -100,6 +103,68 @@ async fn blocks_that_are_taken_back_after_the_freeze_are_named_and_double_nothin
     assert_eq!(world.merge.started().len(), 1);
     let (_, record) = verified(&scheduler.record(ROUND).await);
     assert_eq!(record.frozen.unwrap().inputs.block_hash.0.to_vec(), abandoned);
+}
+
+/// Asserts that the round says that the block at which it was frozen was taken back.
+fn is_marked(world: &World, view: &RoundView, abandoned: &[u8]) {
+    assert_eq!(degraded(view), ["reorganised"]);
+    let told = &round(view).degradations[0];
+    assert!(told.detail.contains(&hex::encode(abandoned)), "{}", told.detail);
+    assert!(told.detail.contains(&hex::encode(world.chain.hash(ROUND - 2))), "{}", told.detail);
+    assert_eq!(told.block, ROUND + 2);
+}
+
+#[tokio::test]
+async fn blocks_that_are_taken_back_while_no_scheduler_runs_are_named_by_the_next_one() {
+    let world = World::new().await;
+    let first = world.leader().await;
+    world.frozen(&first).await;
+    let abandoned = world.chain.hash(ROUND);
+    first.report(10).await.unwrap();
+    world.to(&first, ROUND + 2).await;
+    first.stop().await;
+    // Twice, and the newest one not below the other.
+    world.chain.reorganise(ROUND - 2, ROUND + 3);
+    world.chain.reorganise(ROUND + 1, ROUND + 4);
+    let second = world.leader().await;
+    is_marked(&world, &second.view().await.unwrap(), &abandoned);
+    // It is told once, to whoever leads.
+    second.stop().await;
+    let third = world.leader().await;
+    is_marked(&world, &third.view().await.unwrap(), &abandoned);
+}
+
+#[tokio::test]
+async fn blocks_that_are_taken_back_while_the_chain_service_is_away_are_named_when_it_is_back() {
+    let mut world = World::new().await;
+    let scheduler = world.leader().await;
+    world.frozen(&scheduler).await;
+    let abandoned = world.chain.hash(ROUND);
+    scheduler.report(10).await.unwrap();
+    world.to(&scheduler, ROUND + 2).await;
+    world.chain.go_away().await;
+    world.chain.reorganise(ROUND - 2, ROUND + 1);
+    world.chain.come_back().await;
+    let view = scheduler.until("the new branch", |view| view.block == ROUND + 1).await;
+    is_marked(&world, &view, &abandoned);
+    assert_eq!(scheduler.work().await, 2);
+    world.committed(&scheduler).await;
+    scheduler.work().await;
+    let view = world.closed(&scheduler).await;
+    assert_eq!(degraded(&view), ["reorganised"]);
+    assert_eq!(world.chain.book().submitted.len(), 4);
+}
+
+#[tokio::test]
+async fn blocks_that_are_taken_back_above_the_frozen_one_while_nobody_looks_are_nobodys_loss() {
+    let world = World::new().await;
+    let first = world.leader().await;
+    world.frozen(&first).await;
+    world.to(&first, ROUND + 3).await;
+    first.stop().await;
+    world.chain.reorganise(ROUND + 1, ROUND + 4);
+    let second = world.leader().await;
+    assert_eq!(degraded(&second.view().await.unwrap()), [""; 0]);
 }
 
 #[tokio::test]

@@ -22,11 +22,12 @@ async fn a_chain_service_that_goes_away_and_comes_back_costs_no_block_and_double
     assert_eq!(scheduler.work().await, 2);
     let revision = scheduler.view().await.unwrap().revision;
     world.chain.come_back().await;
-    // The newest block is sent again when the stream begins: it does not count again.
-    world.chain.sends(ROUND, 2).await;
+    // It goes on after the block that the scheduler holds.
+    world.chain.is_watched(2).await;
     world.chain.advance(ROUND + 2);
     let after = scheduler.until("the new block", |view| view.block == ROUND + 2).await;
     assert_eq!(after.revision, revision + 2);
+    assert_eq!(world.chain.book().sent.iter().filter(|number| **number == ROUND).count(), 1);
     assert_eq!(round(&after).traceparent, round(&before).traceparent);
     world.committed(&scheduler).await;
     scheduler.work().await;
@@ -54,6 +55,22 @@ async fn blocks_that_were_made_while_the_chain_service_was_away_take_their_effec
     scheduler.work().await;
     let view = world.closed(&scheduler).await;
     assert_eq!(degraded(&view), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_cycle_that_passed_unseen_is_not_played_as_if_it_were_now() {
+    let world = World::new().await;
+    let scheduler = world.leader().await;
+    world.opened(&scheduler).await;
+    scheduler.stop().await;
+    let before = world.chain.book().submitted.len();
+    // A whole cycle with its round goes by, and most of the next one.
+    world.chain.advance(36 + 36 + 25);
+    let scheduler = world.leader().await;
+    let view = scheduler.view().await.unwrap();
+    assert_eq!(round(&view).round_id, 36 + 36 + ROUND);
+    assert_eq!(degraded(&view), ["round_missed"]);
+    assert_eq!(world.chain.book().submitted.len(), before);
 }
 
 #[tokio::test]

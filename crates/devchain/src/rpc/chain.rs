@@ -83,7 +83,8 @@ async fn block_hash(context: &Context, numbers: Option<Numbers>) -> Answer {
 type Newest = for<'a> fn(&View<'a>) -> &'a Block;
 
 /// A stream of headers without gaps: the newest first, then every one after it. After a
-/// reorganisation it goes on with the first block of the new branch.
+/// reorganisation it goes on with the first block of the new branch, or with its tip where a test
+/// wants that.
 fn heads(
     module: &mut Module,
     [subscribe, notify, unsubscribe]: [&'static str; 3],

@@ -27,6 +27,7 @@ pub(crate) enum Knob {
     Stuck(bool),
     KeepStates(Kept),
     Lie(Said),
+    AnnounceTipOnly(bool),
     // Of the chain.
     Produce(u32),
     Paused(bool),
@@ -199,7 +200,8 @@ impl Knob {
             | Self::Lag(_)
             | Self::Stuck(_)
             | Self::KeepStates(_)
-            | Self::Lie(_) => true,
+            | Self::Lie(_)
+            | Self::AnnounceTipOnly(_) => true,
             Self::Produce(_)
             | Self::Paused(_)
             | Self::Reorganise(_)
@@ -243,6 +245,7 @@ impl Knob {
             Self::Stuck(stuck) => node.set_stuck(*stuck),
             Self::KeepStates(Kept(blocks)) => node.set_keep_states(*blocks),
             Self::Lie(Said(lie)) => node.set_lie(*lie),
+            Self::AnnounceTipOnly(tip_only) => node.set_announce_tip_only(*tip_only),
             Self::Produce(blocks) => _ = chain.produce_blocks(*blocks).await?,
             Self::Paused(paused) => chain.set_paused(*paused),
             Self::Reorganise(Reorganise { depth, extrinsics }) => {

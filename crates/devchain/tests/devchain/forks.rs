@@ -215,6 +215,24 @@ async fn finality_can_stall_and_catch_up() {
 }
 
 #[tokio::test]
+async fn of_another_branch_only_the_tip_is_announced_where_that_is_asked_for() {
+    let (chain, client) = start(manual(10)).await;
+    chain.produce_blocks(4).await.unwrap();
+    let mut heads = client.heads("NewHeads").await;
+    assert_eq!(heads.next().await.number, 4);
+    chain.reorganise(2, Taken::Lost).await.unwrap();
+    for number in [3, 4, 5] {
+        assert_eq!(heads.next().await.number, number);
+    }
+    chain.set_announce_tip_only(true);
+    chain.reorganise(3, Taken::Lost).await.unwrap();
+    assert_eq!(heads.next().await.number, 6);
+    // Blocks that stand on what was announced are announced one by one.
+    chain.produce_blocks(2).await.unwrap();
+    assert_eq!([heads.next().await.number, heads.next().await.number], [7, 8]);
+}
+
+#[tokio::test]
 async fn what_was_done_by_hand_in_abandoned_blocks_is_undone() {
     let (chain, client) = start(manual(10)).await;
     chain.set_stake(2, 7 * TAO).await.unwrap();

@@ -116,6 +116,7 @@ fn garbage_is_refused_and_never_a_panic() {
         "node",
         "lag",
         "lie",
+        "announce_tip_only",
         "upgrade",
         "reorganise",
         "=",

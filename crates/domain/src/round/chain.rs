@@ -14,7 +14,7 @@ const MAX_PER_KIND: usize = 16;
 pub(super) fn on_reorganised(
     state: &mut State,
     ancestor: BlockNumber,
-    ancestor_hash: &BlockHash,
+    ancestor_hash: BlockHash,
     abandoned: BlockNumber,
 ) -> Reply {
     if ancestor >= state.block {
@@ -22,6 +22,7 @@ pub(super) fn on_reorganised(
         return Reply::Ignored;
     }
     state.block = ancestor;
+    state.block_hash = Some(ancestor_hash);
     let open = state.round.as_mut().filter(|round| round.stage != Stage::Closed);
     let Some(round) = open.filter(|round| ancestor.0 < round.id.0) else { return Reply::Applied };
     match &round.frozen {

@@ -115,6 +115,9 @@ kinds! {
     RuntimeLacks = "runtime_lacks" chain,
     /// A block that was final is not on the chain any more.
     FinalityBroken = "finality_broken" chain,
+    /// The scheduler was away for longer than what has happened since is told: whether one of the
+    /// blocks that it has seen was taken back is, and nothing else.
+    BlocksSkipped = "blocks_skipped" chain,
     /// Anything else that the chain service tells: the detail begins with its word for it.
     ChainDegraded = "chain_degraded" chain,
 }

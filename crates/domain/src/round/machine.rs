@@ -5,7 +5,7 @@ use super::{
     Record, Rejection, Reply, Round, Stage, State, WeightsOrigin, Write, WriteKind, chain,
     finalise, freeze, jobs, writes,
 };
-use crate::{BlockNumber, Phase, RoundId};
+use crate::{BlockHash, BlockNumber, Phase, RoundId};
 
 /// Takes `event` in.
 ///
@@ -13,11 +13,11 @@ use crate::{BlockNumber, Phase, RoundId};
 /// and before it answers whoever sent the event.
 pub fn apply(state: &mut State, event: Event, policy: &Policy) -> Result<Reply, Rejection> {
     let reply = match event {
-        Event::Block { number, hash: _, entropy, traceparent } => {
-            on_block(state, number, entropy, traceparent, policy)
+        Event::Block { number, hash, entropy, traceparent } => {
+            on_block(state, (number, hash), entropy, traceparent, policy)
         }
         Event::Reorganised { ancestor, ancestor_hash, abandoned } => {
-            Ok(chain::on_reorganised(state, ancestor, &ancestor_hash, abandoned))
+            Ok(chain::on_reorganised(state, ancestor, ancestor_hash, abandoned))
         }
         Event::Degraded { kind, detail, block } => {
             Ok(chain::on_degraded(state, Degradation { kind, detail, block }))
@@ -46,7 +46,7 @@ pub fn apply(state: &mut State, event: Event, policy: &Policy) -> Result<Reply, 
 
 fn on_block(
     state: &mut State,
-    number: BlockNumber,
+    (number, hash): (BlockNumber, BlockHash),
     entropy: u64,
     traceparent: String,
     policy: &Policy,
@@ -56,6 +56,7 @@ fn on_block(
         return Ok(Reply::Ignored);
     }
     state.block = number;
+    state.block_hash = Some(hash);
     let at = policy.schedule.phase_at(number);
     let (phase, cycle) = (at.phase_name, at.cycle_index);
     let id = policy.schedule.round_id(cycle);

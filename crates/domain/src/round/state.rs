@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Degradation, Effect, Frozen, Rejection, WeightsOrigin, Write, WriteKind};
 use crate::{
-    BlockNumber, CycleIndex, ExpertGroup, GlobalVersion, History, Hotkey, ModelHash, Reason,
-    RoundId, Uid, Weights,
+    BlockHash, BlockNumber, CycleIndex, ExpertGroup, GlobalVersion, History, Hotkey, ModelHash,
+    Reason, RoundId, Uid, Weights,
 };
 
 /// A global model in the artifact store.
@@ -274,6 +274,9 @@ pub struct State {
     pub expert_group: ExpertGroup,
     /// Newest block seen.
     pub block: BlockNumber,
+    /// Its hash; none in a state of before hashes were kept.
+    #[serde(default)]
+    pub block_hash: Option<BlockHash>,
     /// The model that is served and trained on.
     pub base: ModelRef,
     /// Scores of the last rounds.
@@ -300,6 +303,7 @@ impl State {
             hotkey,
             expert_group,
             block: BlockNumber(0),
+            block_hash: None,
             base,
             history: History::default(),
             last_weights: Weights::new(),
