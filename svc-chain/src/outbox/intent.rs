@@ -155,7 +155,7 @@ pub(crate) struct Attempt {
     /// BLAKE2b-256 of its bytes.
     pub(crate) hash: BlockHash,
     pub(crate) nonce: u64,
-    /// The final block that its life begins at.
+    /// The block that its life begins at: no block up to it can hold the extrinsic.
     pub(crate) birth: u64,
     /// Blocks that it lives.
     pub(crate) period: u64,
