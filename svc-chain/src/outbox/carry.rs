@@ -212,7 +212,7 @@ impl Worker {
                     block_hash: block.hash,
                     outcome: Outcome::Success,
                 };
-                return self.save(lease, intent, state).await;
+                return self.save_with(lease, intent, state, mark(intent.key)?).await;
             }
             Verdict::Wait { until, why } => {
                 if let Some(failure) = why {

@@ -92,7 +92,7 @@ impl Key {
 pub(crate) const PREFIX: &str = "outbox/";
 
 impl Slot {
-    /// Key in the store of the newest intent of which an extrinsic was ever signed: the fence
+    /// Key in the store of the newest intent that was ever signed for or found carried out: the fence
     /// against older ones. `None` where every intent stands for itself.
     pub(crate) fn mark(self) -> Option<&'static str> {
         match self {
