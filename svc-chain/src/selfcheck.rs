@@ -112,6 +112,15 @@ const TIMELOCK_STORAGE: &[Storage] = &[
     Storage::new("Drand", "BeaconConfig", 0, &["public_key", "period", "genesis_time"]),
 ];
 
+/// Entries of the schedule of epochs: looked at where the runtime keeps one in its state.
+const EPOCH_INDEX: &str = "SubnetEpochIndex";
+const EPOCH_STORAGE: &[Storage] = &[
+    Storage::new("SubtensorModule", EPOCH_INDEX, 1, &[]),
+    Storage::new("SubtensorModule", "LastEpochBlock", 1, &[]),
+    Storage::new("SubtensorModule", "PendingEpochAt", 1, &[]),
+    Storage::new("SubtensorModule", "BlocksSinceLastStep", 1, &[]),
+];
+
 const APIS: &[Api] =
     &[Api { interface: "AccountNonceApi", method: "account_nonce", inputs: 1, fields: &[] }];
 
@@ -197,6 +206,9 @@ pub(crate) fn missing(metadata: &Metadata) -> Vec<String> {
     if hash_calls(metadata).is_some() {
         missing.extend(HASH_STORAGE.missing(metadata));
     }
+    if has_stateful_epochs(metadata) {
+        missing.extend(EPOCH_STORAGE.iter().flat_map(|storage| storage.missing(metadata)));
+    }
     missing.extend(STORAGE.iter().flat_map(|storage| storage.missing(metadata)));
     let thresholds: Vec<_> = STAKE_THRESHOLDS.iter().map(|name| name.missing(metadata)).collect();
     if thresholds.iter().all(|missing| !missing.is_empty()) {
@@ -209,6 +221,11 @@ pub(crate) fn missing(metadata: &Metadata) -> Vec<String> {
         missing.extend(called.iter().map(|called| format!("{called} and {}", stored.join(", "))));
     }
     missing
+}
+
+/// Whether the runtime keeps the schedule of epochs in its state.
+pub(crate) fn has_stateful_epochs(metadata: &Metadata) -> bool {
+    keys_of(metadata, "SubtensorModule", EPOCH_INDEX).is_some()
 }
 
 /// Whether the metagraph can be had in one answer.
@@ -410,6 +427,37 @@ mod tests {
         assert_eq!(timelock_call(&older), Some(("commit_timelocked_weights", false)));
         let older = renamed("reveal_mechanism_weights", "reveal_mechanism_weightz");
         assert_eq!(hash_calls(&older), Some((["commit_weights", "reveal_weights"], false)));
+    }
+
+    #[test]
+    fn a_renamed_entry_of_a_road_of_weights_or_of_the_epochs_is_named() {
+        for (from, to) in [
+            ("WeightCommits", "WeightCommitz"),
+            ("TimelockedWeightCommits", "TimelockedWeightCommitz"),
+            ("BeaconConfig", "BeaconConfix"),
+            ("RevealPeriodEpochs", "RevealPeriodEpochz"),
+            ("StakeThreshold", "StakeThresholx"),
+            ("MaxWeightsLimit", "MaxWeightsLimix"),
+        ] {
+            let missing = missing(&renamed(from, to));
+            assert!(missing.iter().any(|name| name.ends_with(from)), "{from}: {missing:?}");
+        }
+        let missing = missing(&renamed("public_key", "publik_key"));
+        assert_eq!(missing, ["field `public_key` of storage Drand.BeaconConfig"]);
+    }
+
+    #[test]
+    fn a_renamed_entry_of_stateful_epochs_is_named() {
+        let Some(folder) = std::env::var_os("CONNITO_METADATA_DIR") else {
+            eprintln!("skipped: CONNITO_METADATA_DIR is not set");
+            return;
+        };
+        let file = std::path::Path::new(&folder).join("subtensor_finney_spec424_v16.scale");
+        let newer = std::fs::read(file).unwrap();
+        assert!(has_stateful_epochs(&Metadata::decode_from(&newer).unwrap()));
+        let newer = patched(&newer, "PendingEpochAt", "PendingEpochAx");
+        let missing = missing(&Metadata::decode_from(&newer).unwrap());
+        assert_eq!(missing, ["storage SubtensorModule.PendingEpochAt"]);
     }
 
     #[test]

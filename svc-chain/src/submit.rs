@@ -20,7 +20,9 @@ use crate::{
     read,
 };
 
-/// Signs a call as an extrinsic that lives `period` blocks from the final block on.
+/// Signs a call as an extrinsic that lives `period` blocks from the final block on or, where
+/// finality has stalled, from a block half of that behind the best: it can land meanwhile. A
+/// reorganisation of so many blocks only makes it void.
 ///
 /// The nonce is the next one of the best block: the caller sends nothing else before that block's
 /// successor holds it.
@@ -36,7 +38,12 @@ pub(crate) async fn sign(
         |error: subxt::error::ExtrinsicError| Error::reading(WHAT, tips.best.number, error);
     let at = chain.at(BlockId::Hash(tips.best.hash)).await?;
     let nonce = read::nonce(&at, key.hotkey()).await?;
-    let birth = tips.finalized;
+    let oldest = BlockNumber(tips.best.number.0.saturating_sub(period / 2));
+    let birth = if tips.finalized.number >= oldest {
+        tips.finalized
+    } else {
+        chain.block(oldest).await?
+    };
     let parameters = DefaultExtrinsicParamsBuilder::<SubstrateConfig>::new()
         .mortal_from_unchecked(period, birth.number.0, H256(birth.hash.0))
         .nonce(nonce)

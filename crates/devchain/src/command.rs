@@ -41,6 +41,9 @@ pub struct Args {
     /// has a validator permit.
     #[arg(long = "neuron", value_name = "SS58[:STAKE]")]
     pub neurons: Vec<Neuron>,
+    /// A coldkey's SS58 address, then `:` and its free balance in TAO: it can register and stake.
+    #[arg(long = "endow", value_name = "SS58:TAO")]
+    pub endowed: Vec<Endowment>,
     /// As many validators with keys that everyone knows (Alice, Bob, Charlie and so on) and 1000
     /// TAO each, before all other neurons.
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -65,7 +68,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub save: Option<PathBuf>,
     /// Go on with the chain that was saved here.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["neurons", "validators", "metadata", "seed"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["neurons", "endowed", "validators", "metadata", "seed"])]
     pub load: Option<PathBuf>,
     /// SCALE metadata to run on instead of the built-in one.
     #[arg(long, value_name = "FILE")]
@@ -76,6 +79,9 @@ pub struct Args {
     /// Weights are taken by commit-reveal only.
     #[arg(long)]
     pub commit_reveal: bool,
+    /// Every epoch gives the validator permits to those with the most stake.
+    #[arg(long)]
+    pub permits_by_stake: bool,
     /// Axons may be served on 127.0.0.1, which the live chain refuses.
     #[arg(long)]
     pub allow_loopback_axons: bool,
@@ -101,10 +107,27 @@ impl FromStr for Neuron {
     }
 }
 
+/// A balance on the command line: whose, and how much in rao.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Endowment(pub [u8; 32], pub u64);
+
+impl FromStr for Endowment {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let (address, balance) =
+            text.split_once(':').with_context(|| format!("`{text}` is not an address:TAO"))?;
+        let AccountId32(coldkey) =
+            address.parse().with_context(|| format!("`{address}` is not an SS58 address"))?;
+        let tao = balance.parse().with_context(|| format!("`{balance}` is not a balance"))?;
+        Ok(Self(coldkey, rao(tao)?))
+    }
+}
+
 /// An amount of TAO in rao.
 pub(crate) fn rao(tao: f64) -> anyhow::Result<u64> {
     if !(0.0..=1e9).contains(&tao) {
-        bail!("a stake of {tao} TAO is not between 0 and a thousand million");
+        bail!("{tao} TAO is not between 0 and a thousand million");
     }
     Ok((tao * RAO) as u64)
 }
@@ -129,6 +152,8 @@ impl Args {
             rate_limit: self.rate_limit,
             tempo: self.tempo,
             commit_reveal: self.commit_reveal,
+            balances: self.endowed.iter().map(|Endowment(who, rao)| (*who, *rao)).collect(),
+            permits_by_stake: self.permits_by_stake,
             allow_loopback_axons: self.allow_loopback_axons,
             finality_lag: self.finality_lag,
             keep_states: self.keep_states,
@@ -246,6 +271,15 @@ mod tests {
         let Neuron(miner) = ALICE.parse().unwrap();
         assert_eq!((miner.stake, miner.validator_permit), (0, false));
         assert_eq!(miner.hotkey, validator.hotkey);
+    }
+
+    #[test]
+    fn an_endowment_is_an_address_and_a_balance() {
+        let Endowment(_, rao) = format!("{ALICE}:2.5").parse().unwrap();
+        assert_eq!(rao, 2_500_000_000);
+        for text in [ALICE, "5Gr:1", &format!("{ALICE}:"), &format!("{ALICE}:-1")] {
+            assert!(text.parse::<Endowment>().is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -201,7 +201,9 @@ impl Worker {
             Verdict::Send { how } => how,
             Verdict::Unchanged { block } => {
                 let note = "the chain holds this value already: nothing was sent".to_owned();
-                return self.save(lease, intent, State::Done { block, note }).await;
+                // Carried out as well: an older one may not follow it.
+                let (done, mark) = (State::Done { block, note }, mark(intent.key)?);
+                return self.save_with(lease, intent, done, mark).await;
             }
             Verdict::AlreadyThere { block } => {
                 let state = State::Included {
@@ -210,7 +212,7 @@ impl Worker {
                     block_hash: block.hash,
                     outcome: Outcome::Success,
                 };
-                return self.save(lease, intent, state).await;
+                return self.save_with(lease, intent, state, mark(intent.key)?).await;
             }
             Verdict::Wait { until, why } => {
                 if let Some(failure) = why {
@@ -318,12 +320,11 @@ impl Worker {
 
     /// Forgets the oldest finished intents beyond those that are kept.
     async fn prune(&self, lease: &Lease, intents: &[Intent]) -> Result<(), Error> {
-        let finished: Vec<_> = intents.iter().filter(|i| i.state.is_finished()).collect();
-        let surplus = finished.len().saturating_sub(self.keep);
-        if surplus == 0 {
+        let old = machine::forgettable(intents, self.keep);
+        if old.is_empty() {
             return Ok(());
         }
-        let old = finished.iter().take(surplus).map(|i| Write::Delete(i.key.path())).collect();
+        let old = old.into_iter().map(|key| Write::Delete(key.path())).collect();
         self.store.write_fenced(lease, old).await.map_err(store_error)
     }
 }

@@ -92,7 +92,7 @@ impl Key {
 pub(crate) const PREFIX: &str = "outbox/";
 
 impl Slot {
-    /// Key in the store of the newest intent of which an extrinsic was ever signed: the fence
+    /// Key in the store of the newest intent that was ever signed for or found carried out: the fence
     /// against older ones. `None` where every intent stands for itself.
     pub(crate) fn mark(self) -> Option<&'static str> {
         match self {
@@ -155,7 +155,7 @@ pub(crate) struct Attempt {
     /// BLAKE2b-256 of its bytes.
     pub(crate) hash: BlockHash,
     pub(crate) nonce: u64,
-    /// The final block that its life begins at.
+    /// The block that its life begins at: no block up to it can hold the extrinsic.
     pub(crate) birth: u64,
     /// Blocks that it lives.
     pub(crate) period: u64,

@@ -40,7 +40,8 @@ pub(crate) fn lost(attempt: &Attempt, known: Final) -> Option<Failure> {
         Some(Failure::Usurped)
     } else if known.searched >= attempt.last_block() {
         Some(Failure::Expired)
-    } else if known.spec != attempt.spec {
+    } else if known.spec > attempt.spec {
+        // An older one is not there yet: the attempt was signed past an upgrade that is not final.
         let detail = format!(
             "signed for the runtime of spec {}, and spec {} runs now",
             attempt.spec, known.spec
@@ -137,6 +138,20 @@ pub(crate) fn guarded<'a>(
     all.into_iter().filter(own).map(|other| other.key).max()
 }
 
+/// The finished intents to forget, oldest first, so that `keep` of them stay. Weights that a reveal
+/// on its way may not be written over are kept until it is finished.
+pub(crate) fn forgettable(all: &[Intent], keep: usize) -> Vec<Key> {
+    let reveals = all.iter().filter(|i| i.key.kind == Kind::Reveal && !i.state.is_finished());
+    let oldest = reveals.map(|reveal| reveal.key.round).min();
+    let needed = |intent: &Intent| {
+        matches!(intent.key.kind.slot(), Slot::Weights | Slot::Reveal)
+            && oldest.is_some_and(|oldest| intent.key.round > oldest)
+    };
+    let finished: Vec<_> = all.iter().filter(|i| i.state.is_finished()).collect();
+    let surplus = finished.len().saturating_sub(keep);
+    finished.into_iter().take(surplus).filter(|i| !needed(i)).map(|i| i.key).collect()
+}
+
 /// The state of an intent whose block is no longer on the best chain.
 pub(crate) fn after_reorganisation(attempt: Option<&Attempt>) -> State {
     match attempt {
@@ -208,6 +223,7 @@ mod tests {
         assert_eq!(lost(&attempt, known(131, 7, 365)), Some(Failure::Expired));
         assert_eq!(lost(&attempt, known(105, 8, 365)), Some(Failure::Usurped));
         assert_eq!(lost(&attempt, known(105, 7, 366)).unwrap().reason(), "bad_proof");
+        assert_eq!(lost(&attempt, known(105, 7, 364)), None, "an upgrade that is not final yet");
     }
 
     #[test]
@@ -288,6 +304,18 @@ mod tests {
         let failed = State::Failed { block: 0, note: String::new() };
         let failed = [reveal(1, 50, waiting()), reveal(2, 50, failed)];
         assert_eq!(reveal_superseded_by(first, &failed, 60), None);
+    }
+
+    #[test]
+    fn weights_are_not_forgotten_while_an_older_rounds_reveal_could_be_written_over_them() {
+        let waits = reveal(1, 50, State::Recorded { not_before: 50 });
+        let newer = plain(2, false, done());
+        let all = [plain(1, false, done()), waits, newer.clone()];
+        assert_eq!(forgettable(&all, 0), [key(1, Kind::Weights)]);
+        assert_eq!(forgettable(&all, 2), []);
+        let over = [plain(1, false, done()), reveal(1, 50, done()), newer];
+        let all_but_one = [key(1, Kind::Weights), key(1, Kind::Reveal)];
+        assert_eq!(forgettable(&over, 1), all_but_one);
     }
 
     #[test]

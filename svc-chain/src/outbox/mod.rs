@@ -96,7 +96,7 @@ fn same(recorded: Intent, payload: &Payload) -> Result<Intent, Error> {
     }
 }
 
-/// The newest intent of `key`'s slot that an extrinsic was ever signed for, where it is newer than
+/// The newest intent of `key`'s slot that was ever signed for or found carried out, where it is newer than
 /// `key`: finished intents are forgotten some day, and this is not.
 async fn newest_sent(store: &Store, key: Key) -> Result<Option<Key>, Error> {
     let Some(path) = key.kind.slot().mark() else { return Ok(None) };

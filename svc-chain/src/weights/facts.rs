@@ -185,7 +185,7 @@ pub(crate) async fn is_sealed(
 /// The schedule of the subnet's epochs, by the rule of this runtime.
 async fn epochs(chain: &Chain, at: &AtBlock) -> Result<Epochs, Error> {
     let tempo = u64::from(read::of_subnet::<u16>(chain, at, "Tempo").await?);
-    if selfcheck::keys_of(at.metadata_ref(), PALLET, "SubnetEpochIndex").is_none() {
+    if !selfcheck::has_stateful_epochs(at.metadata_ref()) {
         return Ok(Epochs::Modulo { tempo, netuid: chain.netuid.0 });
     }
     let (last, pending, index, since) = try_join!(

@@ -2,8 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod contract;
 mod crash;
+mod fence;
 mod forks;
+mod landing;
 mod matrix;
 mod net;
 mod nodes;
@@ -15,4 +18,5 @@ mod reveal;
 mod rig;
 mod runtimes;
 mod snapshots;
+mod upgrades;
 mod writing;

@@ -117,6 +117,7 @@ fn arguments_that_make_no_sense_together_are_refused() {
         &["--wallets", "somewhere"],
         &["--load", "file", "--validators", "2"],
         &["--load", "file", "--seed", "00"],
+        &["--endow", "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"],
     ] {
         assert!(args(list).is_err(), "{list:?}");
     }
