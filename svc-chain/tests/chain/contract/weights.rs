@@ -3,20 +3,16 @@
 use proto::chain::v1::{self, IntentState};
 
 use super::{
-    Report, number,
+    Report,
     node::{Neuron, Node},
+    number,
 };
 use crate::rig;
 
 /// What a stranger stakes where the chain asks for less.
 const SOME_STAKE: u64 = 1_000 * rig::RAO;
 
-async fn refused(
-    neuron: &mut Neuron,
-    report: &mut Report,
-    reason: &str,
-    shares: &[(u32, f64)],
-) {
+async fn refused(neuron: &mut Neuron, report: &mut Report, reason: &str, shares: &[(u32, f64)]) {
     let round = neuron.next_round();
     let request = rig::weights(round, shares);
     let key = request.key.clone();
@@ -237,8 +233,7 @@ pub(super) async fn committed_by_hash_are_revealed(
     let request = rig::weights(round, &row);
     let key = request.key.clone();
     neuron.service.client.submit_intent(request).await.unwrap();
-    let over =
-        |i: &v1::Intent| [IntentState::Done, IntentState::Failed].contains(&i.state());
+    let over = |i: &v1::Intent| [IntentState::Done, IntentState::Failed].contains(&i.state());
     let committed = neuron.until(key, over, own.rate_limit).await;
     let found = (committed.state(), committed.mode.as_str(), committed.attempts);
     assert_eq!(found, (IntentState::Done, "hash_commit", 1), "{committed:?}");
