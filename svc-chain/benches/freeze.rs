@@ -36,7 +36,9 @@ async fn main() -> anyhow::Result<()> {
     let chain = filled().await?;
     let addr = testkit::unused_addr()?;
     let wallets = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/wallets");
+    let folder = testkit::tempdir()?;
     let mut service = Process::new(env!("CARGO_BIN_EXE_svc-chain"))
+        .env("CONNITO_DATA_DIR", folder.path())
         .env("CONNITO_CHAIN_GRPC_ADDR", addr.to_string())
         .env("CONNITO_CHAIN_ENDPOINTS", format!("[\"{}\"]", chain.url()))
         .env("CONNITO_CHAIN_WALLET_PATH", wallets)
