@@ -6,8 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use tonic::Status;
 
 use crate::{
+    config::Config,
     error::Error,
     failure::{Advice, Failure},
+    networks::Network,
 };
 
 const PAGE: &str = include_str!("../../docs/chain-service.md");
@@ -123,4 +125,20 @@ fn the_page_has_every_kind_of_degradation() {
 fn the_page_has_every_state_of_an_endpoint() {
     let rows = table("How to see it", "state");
     assert_eq!(names(&rows), crate::nodes::State::ALL.map(crate::nodes::State::as_str).into());
+}
+
+#[test]
+fn the_configuration_on_the_page_is_one() {
+    let (_, example) = PAGE.split_once("```toml\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    let folder = testkit::tempdir().unwrap();
+    let file = folder.path().join("connito.toml");
+    std::fs::write(&file, example).unwrap();
+    let config: Config = kit::config::load_with(Some(&file), "chain", |_| None).unwrap();
+    config.check().unwrap();
+    assert_eq!((config.urls().unwrap().len(), config.quorum()), (3, Ok(2)));
+    assert_eq!(
+        config.genesis().unwrap(),
+        Config { network: Network::Finney, ..Config::defaults() }.genesis().unwrap()
+    );
 }
