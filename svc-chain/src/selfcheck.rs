@@ -82,6 +82,8 @@ const HASH_CALLS: [[Call; 2]; 2] = [
     ],
 ];
 
+/// `SubtensorModule.StakeThreshold`, `MechanismCountCurrent` and `CommitRevealWeightsVersion` are
+/// read too where they are there: older runtimes ask for no stake, and have one mechanism.
 const STORAGE: &[Storage] = &[
     Storage::new("SubtensorModule", "Weights", 2, &[]),
     Storage::new("SubtensorModule", "Uids", 2, &[]),
@@ -92,7 +94,6 @@ const STORAGE: &[Storage] = &[
     Storage::new("SubtensorModule", "MaxWeightsLimit", 1, &[]),
     Storage::new("SubtensorModule", "NetworksAdded", 1, &[]),
     Storage::new("SubtensorModule", "RevealPeriodEpochs", 1, &[]),
-    Storage::new("SubtensorModule", "StakeThreshold", 0, &[]),
     Storage::new("Timestamp", "Now", 0, &[]),
     Storage::new("SubtensorModule", "Tempo", 1, &[]),
     Storage::new("SubtensorModule", "Axons", 2, &["block", "ip", "port", "ip_type"]),
@@ -426,7 +427,6 @@ mod tests {
             ("TimelockedWeightCommits", "TimelockedWeightCommitz"),
             ("BeaconConfig", "BeaconConfix"),
             ("RevealPeriodEpochs", "RevealPeriodEpochz"),
-            ("StakeThreshold", "StakeThresholx"),
             ("MaxWeightsLimit", "MaxWeightsLimix"),
         ] {
             let missing = missing(&renamed(from, to));

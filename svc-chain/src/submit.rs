@@ -39,11 +39,8 @@ pub(crate) async fn sign(
     let at = chain.at(BlockId::Hash(tips.best.hash)).await?;
     let nonce = read::nonce(&at, key.hotkey()).await?;
     let oldest = BlockNumber(tips.best.number.0.saturating_sub(period / 2));
-    let birth = if tips.finalized.number >= oldest {
-        tips.finalized
-    } else {
-        chain.block(oldest).await?
-    };
+    let birth =
+        if tips.finalized.number >= oldest { tips.finalized } else { chain.block(oldest).await? };
     let parameters = DefaultExtrinsicParamsBuilder::<SubstrateConfig>::new()
         .mortal_from_unchecked(period, birth.number.0, H256(birth.hash.0))
         .nonce(nonce)

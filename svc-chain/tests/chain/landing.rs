@@ -12,7 +12,6 @@ use subxt::{
 use subxt_signer::sr25519::dev;
 use svc_chain::Config;
 
-
 use crate::rig::{self, RAO, Running};
 
 const WEIGHTS: &str = "set_mechanism_weights";
@@ -61,7 +60,8 @@ async fn landed_once(chain: &DevChain, calls: &[&str], intents: &[&v1::Intent], 
     assert!(journal.iter().all(|included| included.error.is_none()), "{context}: {journal:?}");
     for intent in intents {
         assert_eq!(intent.state(), IntentState::Done, "{context}: {intent:?}");
-        let here = journal.iter().filter(|included| included.hash.to_vec() == intent.extrinsic_hash);
+        let here =
+            journal.iter().filter(|included| included.hash.to_vec() == intent.extrinsic_hash);
         let blocks: Vec<_> = here.map(|included| u64::from(included.block)).collect();
         assert_eq!(blocks, [intent.block], "{context}: {intent:?}");
     }

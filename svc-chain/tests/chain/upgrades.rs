@@ -92,12 +92,8 @@ async fn goes_through(first: Option<Vec<u8>>, changes: Vec<(u32, Vec<u8>)>) {
     let mut service = Running::start(config, &Store::in_memory()).await;
     let mut watched = Watched::start(&mut service, Finality::Best).await;
     let mut watched_final = Watched::start(&mut service, Finality::Finalized).await;
-    let stages = [
-        When::BeforeItIsSent,
-        When::InThePool,
-        When::IncludedAndNotFinal,
-        When::AfterTheChange,
-    ];
+    let stages =
+        [When::BeforeItIsSent, When::InThePool, When::IncludedAndNotFinal, When::AfterTheChange];
     let stages = stages.into_iter().cycle();
     for (round, ((spec, metadata), when)) in (1..).zip(changes.into_iter().zip(stages)) {
         upgraded(&chain, &mut service, round, &metadata, when).await;
@@ -133,9 +129,8 @@ async fn an_intent_lands_once_while_the_chain_goes_through_the_saved_runtimes() 
     };
     for first in 0..4 {
         // The stages begin with another one each time.
-        let mut changes: Vec<_> = (0..first)
-            .map(|n| (366 + n, with_spec_version(METADATA, 366 + n).unwrap()))
-            .collect();
+        let mut changes: Vec<_> =
+            (0..first).map(|n| (366 + n, with_spec_version(METADATA, 366 + n).unwrap())).collect();
         changes.extend([(393, saved(393)), (424, saved(424))]);
         goes_through(None, changes).await;
     }

@@ -3,20 +3,16 @@
 use proto::chain::v1::{self, IntentState};
 
 use super::{
-    Report, number,
+    Report,
     node::{Neuron, Node},
+    number,
 };
 use crate::rig;
 
 /// What a stranger stakes where the chain asks for less.
 const SOME_STAKE: u64 = 1_000 * rig::RAO;
 
-async fn refused(
-    neuron: &mut Neuron,
-    report: &mut Report,
-    reason: &str,
-    shares: &[(u32, f64)],
-) {
+async fn refused(neuron: &mut Neuron, report: &mut Report, reason: &str, shares: &[(u32, f64)]) {
     let round = neuron.next_round();
     let request = rig::weights(round, shares);
     let key = request.key.clone();
@@ -72,7 +68,8 @@ pub(super) async fn are_refused_for_each_reason_and_then_accepted(
         node.registers_another().await;
         node.registers_another().await;
     }
-    let threshold: u64 = node.item("StakeThreshold", Vec::new()).await;
+    node.hold_epochs(true).await;
+    let threshold = node.stake_threshold().await;
     let own = facts(neuron).await;
     assert!(own.registered);
     let other = own.others[0];
@@ -109,10 +106,9 @@ pub(super) async fn are_refused_for_each_reason_and_then_accepted(
 /// From no permit to one, and what is only looked at then.
 async fn permit(node: &Node, neuron: &mut Neuron, report: &mut Report) {
     let own = facts(neuron).await;
-    let tempo = u64::from(node.of_subnet::<u16>("Tempo").await);
     if own.permit {
         report.skipped("no_permit", "an epoch has given one already");
-    } else if !has_permit_soon(node, neuron, tempo, report, own.others[0]).await {
+    } else if !has_permit_soon(node, neuron, report, own.others[0]).await {
         return;
     }
     let beyond = u32::from(node.of_subnet::<u16>("SubnetworkN").await) + 100;
@@ -136,7 +132,6 @@ async fn permit(node: &Node, neuron: &mut Neuron, report: &mut Report) {
 async fn has_permit_soon(
     node: &Node,
     neuron: &mut Neuron,
-    tempo: u64,
     report: &mut Report,
     other: u32,
 ) -> bool {
@@ -149,9 +144,13 @@ async fn has_permit_soon(
     // An epoch may have come first: then another rule refused them.
     match refused.reason.as_str() {
         "no_permit" => report.shown("weights are refused for no_permit"),
-        "too_few_weights" | "max_weight" => report.shown("weights with a permit that just came"),
+        "too_few_weights" | "max_weight" => {
+            report.skipped("no_permit", "an epoch has just given one");
+        }
         reason => panic!("{reason}: {refused:?}"),
     }
+    node.hold_epochs(false).await;
+    let tempo = u64::from(node.of_subnet::<u16>("Tempo").await);
     if tempo == 0 || !node.affords(2 * tempo) {
         report.skipped("weights with a permit", "epochs are too long here");
         return false;
@@ -237,8 +236,7 @@ pub(super) async fn committed_by_hash_are_revealed(
     let request = rig::weights(round, &row);
     let key = request.key.clone();
     neuron.service.client.submit_intent(request).await.unwrap();
-    let over =
-        |i: &v1::Intent| [IntentState::Done, IntentState::Failed].contains(&i.state());
+    let over = |i: &v1::Intent| [IntentState::Done, IntentState::Failed].contains(&i.state());
     let committed = neuron.until(key, over, own.rate_limit).await;
     let found = (committed.state(), committed.mode.as_str(), committed.attempts);
     assert_eq!(found, (IntentState::Done, "hash_commit", 1), "{committed:?}");
