@@ -18,8 +18,8 @@ use crate::{
 
 /// Runs in the suite, as many of them at once, and what happens in each.
 const SEEDS: u64 = 20;
-const AT_ONCE: usize = 4;
-const STEPS: usize = 24;
+const AT_ONCE: usize = 5;
+const STEPS: usize = 20;
 
 /// SplitMix64: the same choices for the same seed.
 struct Chance(u64);

@@ -41,7 +41,7 @@ pub(super) fn genesis() -> Genesis {
         balances: vec![(coldkey.public_key().0, 100_000 * RAO)],
         burn: RAO,
         finality_lag: 2,
-        rate_limit: 6,
+        rate_limit: 12,
         serving_rate_limit: 6,
         tempo: TEMPO,
         permits_by_stake: true,
