@@ -123,12 +123,16 @@ impl Running {
 
     /// Waits until it answers.
     pub(crate) async fn ready(&mut self) {
+        let mut last = None;
         let ready = async {
-            while self.client.get_identity(v1::GetIdentityRequest {}).await.is_err() {
+            while let Err(error) = self.client.get_identity(v1::GetIdentityRequest {}).await {
+                last = Some(error);
                 sleep(Duration::from_millis(20)).await;
             }
         };
-        timeout(PATIENCE, ready).await.expect("the service gets ready");
+        if timeout(PATIENCE, ready).await.is_err() {
+            panic!("the service does not get ready: {last:?}");
+        }
     }
 
     /// Stops everything of it where it stands; leases are not given back.

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use devchain::{DevChain, Genesis, GenesisNeuron, Production};
 use proto::chain::v1;
+use scale_decode::DecodeAsType;
 use schnorrkel::{ExpansionMode, MiniSecretKey};
 use store::Store;
 use subxt::{
@@ -11,6 +12,7 @@ use subxt::{
     backend::LegacyBackend,
     dynamic::{self, Value},
     rpcs::{RpcClient, rpc_params},
+    utils::H256,
 };
 use subxt_signer::sr25519::Keypair;
 use svc_chain::{Config, Preference};
@@ -25,6 +27,8 @@ const LONGEST: Duration = Duration::from_secs(240);
 /// Blocks in which anything that is sent is final and read back, and then some.
 const PATIENT_BLOCKS: u32 = 40;
 
+const TEMPO: u16 = 16;
+
 /// Everything that a stranger has to get by: stake, permits, a version, and limits.
 pub(super) fn genesis() -> Genesis {
     let coldkey: Keypair = subxt_signer::sr25519::dev::alice();
@@ -37,9 +41,9 @@ pub(super) fn genesis() -> Genesis {
         balances: vec![(coldkey.public_key().0, 100_000 * RAO)],
         burn: RAO,
         finality_lag: 2,
-        rate_limit: 6,
+        rate_limit: 12,
         serving_rate_limit: 6,
-        tempo: 16,
+        tempo: TEMPO,
         permits_by_stake: true,
         stake_threshold: 100 * RAO,
         min_allowed_weights: 2,
@@ -58,7 +62,7 @@ pub(super) struct Node {
     pub(super) block_time: Duration,
     coldkey: Keypair,
     /// Held until the test is over; none where the node is somebody else's.
-    _own: Option<DevChain>,
+    own: Option<DevChain>,
 }
 
 /// A hotkey that nobody had before, and the service that holds it.
@@ -94,8 +98,7 @@ impl Node {
         let rpc = RpcClient::from_insecure_url(&url).await.unwrap();
         let backend = LegacyBackend::builder().build(rpc.clone());
         let api = OnlineClient::from_backend(Arc::new(backend)).await.unwrap();
-        let mut node =
-            Self { url, netuid, rpc, api, block_time: Duration::ZERO, coldkey, _own: own };
+        let mut node = Self { url, netuid, rpc, api, block_time: Duration::ZERO, coldkey, own };
         node.block_time = node.measured().await;
         node
     }
@@ -126,24 +129,38 @@ impl Node {
         }
     }
 
+    /// Stops the epochs of an own chain, and lets them go on, so that none comes where it would hide
+    /// something. Epochs of somebody else's chain come when they come.
+    pub(super) async fn hold_epochs(&self, hold: bool) {
+        let Some(chain) = &self.own else { return };
+        chain.set_tempo(if hold { 0 } else { TEMPO }).await.unwrap();
+        self.reaches(self.height().await + 2).await;
+    }
+
     /// Whether so many blocks can be waited for.
     pub(super) fn affords(&self, blocks: u64) -> bool {
         self.block_time * u32::try_from(blocks).unwrap_or(u32::MAX) <= LONGEST
     }
 
-    /// A number or a switch of the subnet.
-    pub(super) async fn of_subnet<V: scale_decode::DecodeAsType>(&self, entry: &str) -> V {
-        self.item(entry, vec![number(self.netuid)]).await
+    /// A number or a switch of the subnet, as of the best block.
+    pub(super) async fn of_subnet<V: DecodeAsType>(&self, entry: &str) -> V {
+        let found = self.item(entry, vec![number(self.netuid)]).await;
+        found.unwrap_or_else(|| panic!("this runtime has no {entry}"))
     }
 
-    pub(super) async fn item<V: scale_decode::DecodeAsType>(
-        &self,
-        entry: &str,
-        keys: Vec<Value>,
-    ) -> V {
-        let entry = dynamic::storage::<Vec<Value>, V>(PALLET, entry);
-        let at = self.api.at_current_block().await.unwrap();
-        at.storage().fetch(entry, keys).await.unwrap().decode().unwrap()
+    /// The stake that setting weights takes; older runtimes ask for none.
+    pub(super) async fn stake_threshold(&self) -> u64 {
+        self.item("StakeThreshold", Vec::new()).await.unwrap_or(0)
+    }
+
+    /// `None` where the runtime has no such entry.
+    async fn item<V: DecodeAsType>(&self, entry: &str, keys: Vec<Value>) -> Option<V> {
+        let best: H256 = self.rpc.request("chain_getBlockHash", rpc_params![]).await.unwrap();
+        let at = self.api.at_block(best).await.unwrap();
+        let pallet = at.metadata_ref().pallet_by_name(PALLET).unwrap();
+        pallet.storage().unwrap().entry_by_name(entry)?;
+        let address = dynamic::storage::<Vec<Value>, V>(PALLET, entry);
+        Some(at.storage().fetch(address, keys).await.unwrap().decode().unwrap())
     }
 
     /// Carries out a call of the coldkey, to its final block. Others may use the coldkey as well,
