@@ -90,7 +90,7 @@ fn status_text(status: &GetStatusResponse) -> String {
         counted(u64::from(status.open_intents), "intent"),
         match status.nonce_owner {
             true => "this process sends for the hotkey",
-            false => "another process sends for the hotkey",
+            false => "this process does not send for the hotkey",
         }
     ));
     lines.push(format!(
@@ -299,7 +299,7 @@ degraded   endpoint_switched at block 4690: from ws://10.0.0.2:9944
 chain      no block seen yet
 runtime    spec 0 · lacks Commitments.CommitmentOf, Drand.Pulses
 weights    not known yet
-outbox     0 intents open · another process sends for the hotkey
+outbox     0 intents open · this process does not send for the hotkey
 quorum     0 endpoints must agree on what decides money
 snapshots  none yet
 ";
