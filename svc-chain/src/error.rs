@@ -48,6 +48,8 @@ pub(crate) enum Error {
         "signed for the purpose `{purpose}` too often in a minute: ask again in some seconds, or raise the limit in [chain]"
     )]
     SignLimit { purpose: &'static str },
+    #[error("intent {0} was sent before and its record is forgotten: it is not sent again")]
+    Forgotten(String),
     #[error("intent {0} was never recorded")]
     NoSuchIntent(String),
     #[error("intent {key} as stored cannot be read: {why}")]
@@ -75,6 +77,7 @@ impl Error {
             Self::OtherPayload { .. } => "other_payload",
             Self::Superseded { .. } => "superseded",
             Self::Guarded { .. } => "guarded",
+            Self::Forgotten(_) => "forgotten",
             Self::SignLimit { .. } => "sign_limit",
             Self::NoSuchIntent(_) => "no_such_intent",
             Self::StoredIntent { .. } => "stored_intent",
@@ -94,6 +97,7 @@ impl Error {
             | Self::Disagreement { .. }
             | Self::Superseded { .. }
             | Self::Guarded { .. }
+            | Self::Forgotten(_)
             | Self::Runtime { .. }
             | Self::WrongChain(_) => Code::FailedPrecondition,
             Self::Unreadable { .. } | Self::StoredIntent { .. } => Code::Internal,

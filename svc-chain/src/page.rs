@@ -103,6 +103,7 @@ fn the_page_has_every_reason_of_a_failed_call_with_its_code() {
         Error::OtherPayload { key: text() },
         Error::Superseded { key: text(), by: text() },
         Error::Guarded { key: text(), own: text() },
+        Error::Forgotten(text()),
         Error::SignLimit { purpose: what },
         Error::NoSuchIntent(text()),
         Error::StoredIntent { key: text(), why: text() },

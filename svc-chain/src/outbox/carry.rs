@@ -193,7 +193,8 @@ impl Worker {
     ) -> Result<(), Error> {
         // A runtime that lacks something is not signed for; one that has it again is, later.
         self.chain.runtime_ok()?;
-        if let Some(by) = newest_sent(&self.store, intent.key).await? {
+        let newest = newest_sent(&self.store, intent.key).await?;
+        if let Some(by) = newest.filter(|newest| *newest > intent.key) {
             let failure = Failure::Superseded { by: by.to_string() };
             return self.fail(lease, intent, failure, tips, None).await;
         }

@@ -50,8 +50,12 @@ impl Outbox {
         if let Some(by) = machine::superseded_by(key, all.iter().map(|intent| &intent.key)) {
             return Err(Error::Superseded { key: key.to_string(), by: by.to_string() });
         }
-        if let Some(by) = newest_sent(&self.store, key).await? {
-            return Err(Error::Superseded { key: key.to_string(), by: by.to_string() });
+        match newest_sent(&self.store, key).await? {
+            Some(by) if by > key => {
+                return Err(Error::Superseded { key: key.to_string(), by: by.to_string() });
+            }
+            Some(same) if same == key => return Err(Error::Forgotten(key.to_string())),
+            Some(_) | None => {}
         }
         if let Some(own) = machine::guarded(key, &payload, &all) {
             return Err(Error::Guarded { key: key.to_string(), own: own.to_string() });
@@ -96,14 +100,14 @@ fn same(recorded: Intent, payload: &Payload) -> Result<Intent, Error> {
     }
 }
 
-/// The newest intent of `key`'s slot that was ever signed for or found carried out, where it is newer than
-/// `key`: finished intents are forgotten some day, and this is not.
+/// The newest intent of `key`'s slot that was ever signed for or found carried out: finished intents
+/// are forgotten some day, and this is not.
 async fn newest_sent(store: &Store, key: Key) -> Result<Option<Key>, Error> {
     let Some(path) = key.kind.slot().mark() else { return Ok(None) };
     let Some(stored) = store.get(path).await.map_err(store_error)? else { return Ok(None) };
-    let newest: Key = serde_json::from_slice(&stored)
-        .map_err(|error| Error::StoredIntent { key: path.to_owned(), why: error.to_string() })?;
-    Ok((newest > key).then_some(newest))
+    serde_json::from_slice(&stored)
+        .map(Some)
+        .map_err(|error| Error::StoredIntent { key: path.to_owned(), why: error.to_string() })
 }
 
 async fn find(store: &Store, key: Key) -> Result<Option<Intent>, Error> {

@@ -34,6 +34,13 @@ impl Preflight<'_> {
         {
             return self.there(updated).await;
         }
+        // A node that refused an extrinsic and passed it on all the same made a commit of it.
+        let committed = intent.how.as_ref().filter(|how| how.mode() != Mode::Plain);
+        if committed.is_some()
+            && let Ok(Some(_)) = self.stored_weights(at, row, false, committed).await?
+        {
+            return Ok(Verdict::AlreadyThere { block: *best });
+        }
         match rules.check(row, self.target.version_key, best.number.0) {
             Ok(()) => self.how(at, mode, row, best).await,
             Err(failure @ Failure::RateLimited) => {

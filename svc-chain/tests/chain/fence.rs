@@ -77,6 +77,10 @@ async fn an_older_round_is_refused_although_the_newer_one_was_forgotten() {
         };
         crate::net::until(&format!("{key:?} is forgotten"), forgotten).await;
     }
+    // The newest of a slot is not taken for a new one either, though nobody remembers it.
+    let again = client.submit_intent(rig::weights(8, &[(2, 1.0)])).await.unwrap_err();
+    assert_eq!(again.code(), Code::FailedPrecondition, "{again:?}");
+    assert!(again.message().starts_with("forgotten"), "{again:?}");
     for older in [
         rig::weights(7, &[(1, 1.0)]),
         rig::commitment(7, "seed", "old"),
