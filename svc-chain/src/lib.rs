@@ -117,6 +117,11 @@ impl Service {
         let runtime = Runtime::new(degradations.clone());
         let (nodes, archive) = nodes(&config, &degradations)?;
         let blocks = Blocks::new(config.follow, degradations.clone());
+        if config.quorum()? == 1 {
+            warn!(
+                "one endpoint's word decides: add another to `chain.endpoints`, of another provider"
+            );
+        }
         let quorum = Quorum::new(config.quorum()?, config.on_disagreement, degradations.clone());
         let snapshots = Snapshots::new(
             store.clone(),
