@@ -59,7 +59,7 @@ impl CommitmentError {
 }
 
 /// What bytes are by the keys that they have. What they count for is also a matter of who committed
-/// them, and when: see [`crate::join`].
+/// them, and when: the join of the two commits decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CommitmentKind {
     /// A [`SignedHashCommitment`]: nothing but a signature.
