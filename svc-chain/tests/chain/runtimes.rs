@@ -43,6 +43,7 @@ async fn the_metagraph_from_storage_is_the_one_of_the_runtime_call() {
     let mut both = Vec::new();
     for metadata in [None, Some(renamed("get_selective_metagraph", "get_selective_metagrapx"))] {
         let chain = rig::start(busy_genesis(metadata)).await;
+        chain.wait_for_block(1).await.unwrap();
         let mut service = Running::start(rig::config(&chain), &Store::in_memory()).await;
         let mut metagraph = metagraph(&mut service, rig::at_number(1)).await;
         assert_eq!(metagraph.neurons.len(), 3);
@@ -116,6 +117,7 @@ async fn every_saved_runtime_can_be_read() {
         }
         let metadata = std::fs::read(&path).unwrap();
         let chain = rig::start(busy_genesis(Some(metadata))).await;
+        chain.wait_for_block(1).await.unwrap();
         let mut service = Running::start(rig::config(&chain), &Store::in_memory()).await;
         let metagraph = metagraph(&mut service, rig::at_number(1)).await;
         let stakes: Vec<_> = metagraph.neurons.iter().map(|neuron| neuron.stake).collect();
