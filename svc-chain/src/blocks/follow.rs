@@ -134,6 +134,18 @@ impl Blocks {
                     head
                 }
             };
+            // A header that is not above the tip and not known may be of a branch that was left
+            // meanwhile: it waited behind what a probe told. The node says which one is its head now.
+            let waited = branch.tip().is_some_and(|tip| head.number <= tip.number)
+                && branch.at(head.number) != Some(head);
+            let head = if waited && finality == Follow::Best {
+                match only.best().await {
+                    Ok(best) => best,
+                    Err(error) => return Ended::Failed(error.to_string()),
+                }
+            } else {
+                head
+            };
             if branch.tip().is_none_or(|tip| head.number > tip.number) {
                 last = tokio::time::Instant::now();
             }
