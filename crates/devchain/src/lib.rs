@@ -51,7 +51,7 @@ pub use self::{
     genesis::{Genesis, GenesisNeuron, MAX_NEURONS, Production},
     handle::{DevChain, MIN_BLOCK_TIME, StartError, UpgradeError},
     node::Stopped,
-    runtime::{MetadataError, with_spec_version},
+    runtime::{MetadataError, with_renamed, with_spec_version},
     script::{Script, ScriptError},
     wallet::{development_key, write_wallet},
 };

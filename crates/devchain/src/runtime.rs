@@ -171,6 +171,28 @@ pub fn with_spec_version(metadata: &[u8], spec: u32) -> Result<Vec<u8>, Metadata
     Ok(patched)
 }
 
+/// Metadata in which one name is another of the same length, wherever it stands alone: a runtime
+/// that calls something otherwise, or no longer has it.
+pub fn with_renamed(metadata: &[u8], from: &str, to: &str) -> Result<Vec<u8>, MetadataError> {
+    if from.len() != to.len() {
+        let why = format!("`{to}` has another length");
+        return Err(MetadataError::Mismatch { what: format!("the name `{from}`"), why });
+    }
+    // A name is preceded by its length: no part of a longer name is touched.
+    let alone = |at: &usize| {
+        at.checked_sub(1).is_some_and(|before| usize::from(metadata[before]) == from.len() << 2)
+    };
+    let places: Vec<usize> = memchr::memmem::find_iter(metadata, from).filter(alone).collect();
+    if places.is_empty() {
+        return Err(MetadataError::Lacks(format!("the name `{from}`")));
+    }
+    let mut renamed = metadata.to_vec();
+    for at in places {
+        renamed[at..at + to.len()].copy_from_slice(to.as_bytes());
+    }
+    Ok(renamed)
+}
+
 /// Storage without which the chain would not be worth talking to.
 const REQUIRED: [(&str, &str); 12] = [
     ("System", "Account"),
@@ -212,6 +234,15 @@ mod tests {
     fn bytes_that_are_no_metadata_are_refused_by_name() {
         let err = Runtime::new(b"metadata".to_vec()).err().unwrap();
         assert!(matches!(err, MetadataError::Decode(_)), "{err}");
+    }
+
+    #[test]
+    fn a_name_is_changed_for_one_of_its_length_and_only_where_it_is_there() {
+        let renamed = with_renamed(crate::METADATA, "SubnetworkN", "SubnetworkX").unwrap();
+        let err = Runtime::new(renamed).err().unwrap();
+        assert!(err.to_string().contains("SubtensorModule.SubnetworkN"), "{err}");
+        assert!(with_renamed(crate::METADATA, "Tempo", "Tempos").is_err());
+        assert!(with_renamed(crate::METADATA, "NoSuchName", "NoSuchNamf").is_err());
     }
 
     #[test]

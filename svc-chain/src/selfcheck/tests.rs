@@ -1,23 +1,10 @@
+use devchain::with_renamed;
+
 use super::*;
 
 /// The metadata with one name in it changed for another of the same length.
 fn renamed(from: &str, to: &str) -> Metadata {
-    Metadata::decode_from(&patched(devchain::METADATA, from, to)).unwrap()
-}
-
-fn patched(metadata: &[u8], from: &str, to: &str) -> Vec<u8> {
-    assert_eq!(from.len(), to.len());
-    let mut bytes = metadata.to_vec();
-    let places: Vec<usize> = (0..bytes.len() - from.len())
-        .filter(|at| bytes[*at..].starts_with(from.as_bytes()))
-        // A name is preceded by its length: no part of a longer name is touched.
-        .filter(|at| usize::from(bytes[at - 1]) == from.len() << 2)
-        .collect();
-    assert!(!places.is_empty(), "{from}");
-    for at in places {
-        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
-    }
-    bytes
+    Metadata::decode_from(&with_renamed(devchain::METADATA, from, to).unwrap()).unwrap()
 }
 
 #[test]
@@ -51,8 +38,8 @@ fn one_road_to_the_metagraph_is_enough_and_both_are_named_when_neither_is_there(
         assert_eq!(missing(&metadata), Vec::<String>::new(), "{from}");
         assert_eq!(has_selective_metagraph(&metadata), from == storage, "{from}");
     }
-    let neither = patched(devchain::METADATA, api, "get_selective_metagrapx");
-    let neither = patched(&neither, storage, "BlockAtRegistratiox");
+    let neither = with_renamed(devchain::METADATA, api, "get_selective_metagrapx").unwrap();
+    let neither = with_renamed(&neither, storage, "BlockAtRegistratiox").unwrap();
     let missing = missing(&Metadata::decode_from(&neither).unwrap());
     assert_eq!(missing.len(), 1, "{missing:?}");
     assert!(missing[0].contains(api) && missing[0].contains(storage), "{missing:?}");
@@ -104,7 +91,7 @@ fn a_renamed_entry_of_stateful_epochs_is_named() {
     let file = std::path::Path::new(&folder).join("subtensor_finney_spec424_v16.scale");
     let newer = std::fs::read(file).unwrap();
     assert!(has_stateful_epochs(&Metadata::decode_from(&newer).unwrap()));
-    let newer = patched(&newer, "PendingEpochAt", "PendingEpochAx");
+    let newer = with_renamed(&newer, "PendingEpochAt", "PendingEpochAx").unwrap();
     let missing = missing(&Metadata::decode_from(&newer).unwrap());
     assert_eq!(missing, ["storage SubtensorModule.PendingEpochAt"]);
 }

@@ -11,18 +11,7 @@ use crate::{
 
 /// The metadata with one name in it changed for another of the same length.
 fn renamed(from: &str, to: &str) -> Vec<u8> {
-    assert_eq!(from.len(), to.len());
-    let mut bytes = METADATA.to_vec();
-    let places: Vec<usize> = (1..bytes.len() - from.len())
-        .filter(|at| bytes[*at..].starts_with(from.as_bytes()))
-        // A name is preceded by its length: no part of a longer name is touched.
-        .filter(|at| usize::from(bytes[at - 1]) == from.len() << 2)
-        .collect();
-    assert!(!places.is_empty(), "{from}");
-    for at in places {
-        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
-    }
-    bytes
+    devchain::with_renamed(METADATA, from, to).unwrap()
 }
 
 async fn metagraph(service: &mut Running, at: Option<v1::At>) -> v1::Metagraph {
