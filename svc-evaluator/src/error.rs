@@ -1,4 +1,5 @@
 use checkpoint::{ManifestError, Refusal};
+use data::DataError;
 use domain::Reason;
 use model::ModelError;
 use store::ArtifactError;
@@ -32,6 +33,8 @@ pub(crate) enum OwnFailure {
     Stored(String),
     #[error("{0}")]
     Model(ModelError),
+    #[error("data: {0}")]
+    Data(#[from] DataError),
     #[error("the model panicked: {0}")]
     Panicked(String),
     #[error("malformed job: {0}")]
@@ -45,6 +48,7 @@ impl OwnFailure {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Stopping => Reason::WorkerLost.as_str(),
+            Self::Data(_) => Reason::DataUnavailable.as_str(),
             Self::Artifacts(_)
             | Self::Manifest(_)
             | Self::OtherModel { .. }
@@ -64,6 +68,12 @@ impl From<ModelError> for Failure {
             return Self::Stopped;
         }
         Self::Own(OwnFailure::Model(error))
+    }
+}
+
+impl From<DataError> for Failure {
+    fn from(error: DataError) -> Self {
+        Self::Own(error.into())
     }
 }
 

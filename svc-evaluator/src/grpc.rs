@@ -55,6 +55,7 @@ impl From<status::Status> for GetStatusResponse {
             job_id: status.job.unwrap_or_default(),
             finished: status.finished,
             failed: status.failed,
+            ..Self::default()
         }
     }
 }
@@ -130,6 +131,7 @@ pub(crate) fn result(
             held_out_losses: measured.held_out.clone(),
             batches_digest: measured.digest.clone(),
             elapsed_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            ..wire::Measured::default()
         })),
         Err(Failure::Invalid { reason, detail }) => Some(Wire::Invalid(wire::Invalid {
             reason: (*reason).to_owned(),

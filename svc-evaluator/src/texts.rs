@@ -2,10 +2,8 @@
 
 use std::path::PathBuf;
 
-use model::{
-    ModelConfig, ModelError,
-    data::{Batch, Corpus, TokenizedCorpus, Tokenizer, digest, held_out_seed},
-};
+use data::{Batch, Corpus, DataError, TokenizedCorpus, Tokenizer, digest, held_out_seed};
+use model::ModelConfig;
 
 use crate::job::Batches;
 
@@ -37,7 +35,7 @@ pub(crate) struct Drawn {
 
 impl Texts {
     /// Reads and tokenises both corpora; rows are filled up as `config` says.
-    pub(crate) fn open(paths: &TextPaths, config: &ModelConfig) -> Result<Self, ModelError> {
+    pub(crate) fn open(paths: &TextPaths, config: &ModelConfig) -> Result<Self, DataError> {
         let tokenizer = Tokenizer::open(&paths.tokenizer)?;
         let pad = config.pad_token.and_then(|id| u32::try_from(id).ok()).unwrap_or(0);
         let open = |folder| {
@@ -53,12 +51,12 @@ impl Texts {
     }
 
     /// The round's batches.
-    pub(crate) fn round(&mut self, by: Batches) -> Result<&Drawn, ModelError> {
+    pub(crate) fn round(&mut self, by: Batches) -> Result<&Drawn, DataError> {
         draw(&self.corpus, &mut self.drawn, by)
     }
 
     /// `count` held-out batches of the round's size and length: the same in every round.
-    pub(crate) fn held_out(&mut self, like: Batches, count: usize) -> Result<&Drawn, ModelError> {
+    pub(crate) fn held_out(&mut self, like: Batches, count: usize) -> Result<&Drawn, DataError> {
         let by = Batches { seed: held_out_seed(), count, ..like };
         draw(&self.held_out, &mut self.drawn_held_out, by)
     }
@@ -68,7 +66,7 @@ fn draw<'a>(
     corpus: &TokenizedCorpus,
     kept: &'a mut Option<Drawn>,
     by: Batches,
-) -> Result<&'a Drawn, ModelError> {
+) -> Result<&'a Drawn, DataError> {
     let drawn = match kept.take() {
         Some(drawn) if drawn.by == by => drawn,
         Some(_) | None => {

@@ -75,6 +75,7 @@ impl Handler {
             sequence_length: self.jobs.sequence_length,
             traceparent: grant.traceparent,
             lease_ms: self.jobs.lease_ms,
+            ..wire::Job::default()
         }
     }
 }
@@ -171,7 +172,7 @@ impl SchedulerService for Handler {
     ) -> Result<Response<wire::RenewJobResponse>, Status> {
         let request = request.into_inner();
         self.apply(Event::Renew { job: request.job_id, fence: request.fence }).await?;
-        Ok(Response::new(wire::RenewJobResponse {}))
+        Ok(Response::new(wire::RenewJobResponse::default()))
     }
 
     async fn finish_job(

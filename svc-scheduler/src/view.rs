@@ -98,6 +98,7 @@ fn miner(hotkey: &domain::Hotkey, miner: &Miner, round: &Round, state: &State) -
         loss,
         raw_score,
         score: miner.score,
+        ..wire::Miner::default()
     }
 }
 

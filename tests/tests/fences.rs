@@ -61,9 +61,18 @@ fn libtorch_and_timelock_are_named_in_one_crate_and_the_chain_client_in_two() {
 #[test]
 fn shared_crates_stand_on_the_domain_and_not_on_services() {
     let all = dependencies();
-    for package in
-        ["domain", "checkpoint", "drand", "model", "kit", "store", "proto", "devchain", "testkit"]
-    {
+    for package in [
+        "domain",
+        "checkpoint",
+        "data",
+        "drand",
+        "model",
+        "kit",
+        "store",
+        "proto",
+        "devchain",
+        "testkit",
+    ] {
         let up: Vec<_> = all[package]
             .iter()
             .filter(|name| name.starts_with("svc-") || *name == "connito")

@@ -3,6 +3,7 @@
 mod assignment;
 mod cohorts;
 mod commitments;
+mod early_stop;
 mod history;
 mod ids;
 mod join;
@@ -12,6 +13,7 @@ mod reason;
 mod round;
 mod schedule;
 mod score;
+mod sketch;
 mod weights;
 
 pub use assignment::{
@@ -22,6 +24,7 @@ pub use commitments::{
     CommitmentError, CommitmentKind, MAX_COMMITMENT_BYTES, MinerCommitment, SignedHashCommitment,
     ValidatorCommitment,
 };
+pub use early_stop::Rival;
 pub use history::{HISTORY_ROUNDS, History, MinerHistory, ScoreRecord};
 pub use ids::{
     BlockHash, BlockNumber, CombinedSeed, CycleIndex, ExpertGroup, GlobalVersion, Hotkey,
@@ -48,6 +51,7 @@ pub use score::{
     Comparison, Judgement, RANK_SCORES, RoundScores, ScoreError, compare, delta, mean, rank_round,
     raw_score,
 };
+pub use sketch::Sketch;
 pub use weights::{
     BURN_UID, Fallback, TopK, TwoGroups, WeightGroups, Weights, averages, fallback, is_stale,
     share_out, to_u16,

@@ -79,10 +79,20 @@ reasons! {
     ForbiddenPickle = "forbidden_pickle" by_miner,
     /// Bit-equal to another miner's score.
     Duplicate = "duplicate" by_miner,
+    /// Nearly equal to another miner's submission, by the sketches of what they changed.
+    NearDuplicate = "near_duplicate" by_miner,
+    /// Stopped early: it could no longer reach the ranks that pay, at the policy's confidence.
+    OutOfReach = "out_of_reach" by_miner,
+    /// It improves the data that it was given to train on, and nothing else (policy).
+    Overfitted = "overfitted" by_miner,
     /// The evaluation took too long.
     Timeout = "timeout" by_validator,
     /// The worker that evaluated it vanished, too often.
     WorkerLost = "worker_lost" by_validator,
+    /// The evaluator's device or host had too little memory.
+    OutOfMemory = "out_of_memory" by_validator,
+    /// The data that the round is measured on could not be had.
+    DataUnavailable = "data_unavailable" by_validator,
     /// The evaluator failed for a reason of its own.
     EvaluatorError = "evaluator_error" by_validator,
 }
@@ -134,8 +144,15 @@ mod tests {
     }
 
     #[test]
-    fn only_time_outs_lost_workers_and_evaluator_errors_are_the_validators_fault() {
+    fn what_evaluators_lack_is_the_validators_fault() {
         let ours: Vec<_> = Reason::ALL.iter().filter(|reason| !reason.is_miners_fault()).collect();
-        assert_eq!(ours, [&Reason::Timeout, &Reason::WorkerLost, &Reason::EvaluatorError]);
+        let expected = [
+            Reason::Timeout,
+            Reason::WorkerLost,
+            Reason::OutOfMemory,
+            Reason::DataUnavailable,
+            Reason::EvaluatorError,
+        ];
+        assert_eq!(ours, expected.iter().collect::<Vec<_>>());
     }
 }

@@ -19,7 +19,7 @@ const TRAIN_TEXTS: usize = 400;
 /// Texts that nobody trains on.
 const HELD_OUT_TEXTS: usize = 120;
 
-/// Folders of a written corpus, to be opened with [`crate::data::Corpus::open`].
+/// Folders of a written corpus, to be opened with [`data::Corpus::open`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CorpusFolders {
     /// What miners train on and validators draw a round's batches from.
@@ -62,8 +62,9 @@ pub fn write(folder: &Path, seed: &Seed) -> Result<CorpusFolders, ModelError> {
 mod tests {
     use std::collections::BTreeSet;
 
+    use data::Corpus;
+
     use super::*;
-    use crate::data::Corpus;
 
     #[test]
     fn every_fact_is_true() {

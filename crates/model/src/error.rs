@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use checkpoint::Refusal;
+use data::DataError;
 
 /// Why a model could not be loaded, overlaid, run or trained.
 #[derive(Debug, thiserror::Error)]
@@ -30,14 +31,10 @@ pub enum ModelError {
     /// other losses are (protocol, section 6).
     #[error("{place} is not finite")]
     NonFinite { place: String },
-    /// A batch that cannot be run: a token id beyond the vocabulary, lengths that do not agree, no
-    /// token to predict.
-    #[error("batch: {why}")]
-    Batch { why: String },
-    /// The texts do not suffice for what was asked of them.
-    #[error("corpus: {why}")]
-    Corpus { why: String },
-    /// The tokenizer's file or a text is not usable.
+    /// The texts or batches are not usable.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The tokenizer could not be trained.
     #[error("tokenizer: {why}")]
     Tokenizer { why: String },
     /// The caller's stop signal was seen between two batches.
@@ -68,8 +65,7 @@ impl ModelError {
             Self::Checkpoint(_)
             | Self::Config { .. }
             | Self::File { .. }
-            | Self::Batch { .. }
-            | Self::Corpus { .. }
+            | Self::Data(_)
             | Self::Tokenizer { .. }
             | Self::Stopped
             | Self::Torch(_) => None,

@@ -248,8 +248,10 @@ pub fn tokenizer(path: &Path, vocabulary: usize, texts: &[String]) -> Result<(),
 
 #[cfg(test)]
 mod tests {
+    use data::Tokenizer;
+
     use super::*;
-    use crate::{LanguageModel, LoadOptions, data::Tokenizer, single_threaded};
+    use crate::{LanguageModel, LoadOptions, single_threaded};
 
     #[test]
     fn a_random_model_loads_whole_and_by_group_and_is_the_same_for_the_same_seed() {

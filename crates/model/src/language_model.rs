@@ -5,13 +5,13 @@
 use std::{collections::BTreeMap, path::Path};
 
 use checkpoint::{Checkpoint, Limits, Manifest, SliceId, TensorSource};
+use data::{Batch, IGNORED_LABEL};
 use domain::ExpertGroup;
 use serde_json::Value;
 use tch::{Kind, Reduction, Tensor};
 
 use crate::{
     LoadOptions, ModelConfig, ModelError,
-    data::{Batch, IGNORED_LABEL},
     net::{Expert, ExpertSet, FiniteCheck, Network},
     weights::{self, Weights},
 };

@@ -1,5 +1,5 @@
-//! The language model that everything is about: DeepSeek-V2 on libtorch, the batches it is measured
-//! on, the losses, and, for demonstrations, its random beginning and its training.
+//! The language model that everything is about: DeepSeek-V2 on libtorch, its losses, and, for
+//! demonstrations, its random beginning and its training.
 //!
 //! This is the only crate that names `tch`. It is synchronous and knows nothing of rounds, miners or
 //! networks; a caller moves a [`LanguageModel`] into a blocking task. What a miner sent arrives here
@@ -7,12 +7,10 @@
 //! never in a panic.
 //!
 //! - [`LanguageModel`]: load, overlay, restore, losses.
-//! - [`data`]: tokenizer, corpus, seeded batches.
 //! - [`corpus`], [`init`], [`expert_group`], [`train`]: what a subnet on one machine needs besides.
 
 mod config;
 pub mod corpus;
-pub mod data;
 mod device;
 mod error;
 pub mod expert_group;

@@ -4,12 +4,12 @@
 use std::path::Path;
 
 use checkpoint::{FileInfo, Format, MemoryTensors};
+use data::{Batch, TokenizedCorpus};
 use domain::Seed;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
     LanguageModel, ModelConfig, ModelError,
-    data::{Batch, TokenizedCorpus},
     language_model::{batch_loss, expert_name},
     net::{ExpertSet, FiniteCheck, Network},
 };

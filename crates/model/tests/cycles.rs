@@ -9,11 +9,10 @@ use checkpoint::{
     Contribution, Format, HubModel, Limits, Manifest, MemoryTensors, OuterSgd, PseudoGradient,
     Publication, PublishedModel, SliceId, TensorSource as _,
 };
+use data::{Batch, Corpus, TokenizedCorpus, Tokenizer, held_out_seed};
 use domain::{ExpertGroup, GlobalVersion, Hotkey, Seed};
 use model::{
-    LanguageModel, LoadOptions, corpus,
-    data::{Batch, Corpus, TokenizedCorpus, Tokenizer, held_out_seed},
-    init, mean_loss, single_threaded,
+    LanguageModel, LoadOptions, corpus, init, mean_loss, single_threaded,
     train::{DEMO_STEPS, TrainOptions, Trainer},
 };
 

@@ -6,10 +6,11 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use checkpoint::{Checkpoint, ExpertGroups, Limits, TensorSource as _};
+use data::Batch;
 use domain::ExpertGroup;
 use model::{
-    Autocast, GroupExperts, LanguageModel, LoadOptions, ModelError, WeightType, data::Batch,
-    mean_loss, single_threaded,
+    Autocast, GroupExperts, LanguageModel, LoadOptions, ModelError, WeightType, mean_loss,
+    single_threaded,
 };
 use serde_json::Value;
 

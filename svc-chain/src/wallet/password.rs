@@ -2,11 +2,14 @@
 
 use std::{
     io::{self, IsTerminal as _},
+    os::fd::AsFd,
     path::Path,
 };
 
 use anyhow::Context as _;
+use rustix::termios::{self, LocalModes, OptionalActions, Termios};
 use secrecy::SecretString;
+use tracing::warn;
 use zeroize::Zeroizing;
 
 use super::{WalletError, hotkey_file, load};
@@ -61,7 +64,35 @@ pub(crate) fn ask(wallet: &Path) -> io::Result<Option<SecretString>> {
         return Ok(None);
     }
     let prompt = format!("Password of the wallet {}: ", wallet.display());
-    rpassword::prompt_password(prompt).map(|password| Some(SecretString::from(password)))
+    // Hidden before the question is there: whoever answers at once would be shown otherwise.
+    let hidden = Hidden::new(io::stdin())?;
+    let password = rpassword::prompt_password(prompt);
+    drop(hidden);
+    password.map(|password| Some(SecretString::from(password)))
+}
+
+/// A terminal that does not show what is typed, until this is dropped.
+struct Hidden<T: AsFd> {
+    terminal: T,
+    before: Termios,
+}
+
+impl<T: AsFd> Hidden<T> {
+    fn new(terminal: T) -> io::Result<Self> {
+        let before = termios::tcgetattr(&terminal)?;
+        let mut hidden = before.clone();
+        hidden.local_modes.remove(LocalModes::ECHO);
+        termios::tcsetattr(&terminal, OptionalActions::Now, &hidden)?;
+        Ok(Self { terminal, before })
+    }
+}
+
+impl<T: AsFd> Drop for Hidden<T> {
+    fn drop(&mut self) {
+        if let Err(error) = termios::tcsetattr(&self.terminal, OptionalActions::Now, &self.before) {
+            warn!(%error, "the terminal still hides what is typed: `stty sane` shows it again");
+        }
+    }
 }
 
 #[cfg(test)]

@@ -6,12 +6,11 @@ use std::{net::SocketAddr, path::PathBuf};
 use checkpoint::{
     Format, HubModel, Limits, Manifest, MemoryTensors, Publication, SliceId, TensorSource as _,
 };
+use data::{Batch, Corpus, TokenizedCorpus, Tokenizer, held_out_seed};
 use domain::{ExpertGroup, GlobalVersion, Hotkey, Seed};
 use kit::Common;
 use model::{
-    LanguageModel, LoadOptions, corpus,
-    data::{Batch, Corpus, TokenizedCorpus, Tokenizer, held_out_seed},
-    init, single_threaded,
+    LanguageModel, LoadOptions, corpus, init, single_threaded,
     train::{TrainOptions, Trainer},
 };
 use proto::{common::v1 as common, scheduler::v1 as wire};
@@ -181,6 +180,7 @@ impl Fixture {
             sequence_length: u32::try_from(LENGTH).unwrap(),
             traceparent: kit::trace::root(),
             lease_ms: 30_000,
+            ..wire::Job::default()
         }
     }
 

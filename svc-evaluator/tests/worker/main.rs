@@ -8,9 +8,9 @@ mod scheduler;
 
 use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
 
+use data::digest;
 use fixture::Fixture;
 use kit::Shutdown;
-use model::data::digest;
 use proto::{
     evaluator::v1::{GetStatusRequest, evaluator_service_client::EvaluatorServiceClient},
     scheduler::v1::{self as wire, JobKind, Measured, finish_job_request::Result as Outcome},
@@ -194,7 +194,11 @@ async fn what_the_store_or_the_scheduler_got_wrong_is_not_the_miners_fault() {
     for id in ids {
         match world.results.next().await {
             (job, Outcome::Failure(failure)) => {
-                assert_eq!((&job, failure.reason.as_str()), (&id, "evaluator_error"));
+                let expected = match id.as_str() {
+                    "too many" => "data_unavailable",
+                    _ => "evaluator_error",
+                };
+                assert_eq!((&job, failure.reason.as_str()), (&id, expected));
                 assert!(!failure.detail.is_empty());
             }
             other => panic!("{id}: {other:?}"),

@@ -98,7 +98,7 @@ impl SchedulerService for FakeScheduler {
         if self.leases_are_lost.load(Ordering::SeqCst) {
             return Err(Status::failed_precondition("given to another worker"));
         }
-        Ok(Response::new(RenewJobResponse {}))
+        Ok(Response::new(RenewJobResponse::default()))
     }
 
     async fn finish_job(

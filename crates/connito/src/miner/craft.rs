@@ -6,10 +6,10 @@ use anyhow::Context as _;
 use checkpoint::{
     Dtype, Format, Limits, MemoryTensors, TensorSource, TensorSpec, encode_f32, model_hash, open,
 };
+use data::{Corpus, TokenizedCorpus, Tokenizer};
 use domain::{ModelHash, Seed};
 use model::{
     GroupExperts, LanguageModel, LoadOptions, ModelConfig,
-    data::{Corpus, TokenizedCorpus, Tokenizer},
     train::{TrainOptions, Trainer},
 };
 use sha2::{Digest as _, Sha256};

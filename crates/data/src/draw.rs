@@ -11,7 +11,7 @@ use rand_chacha::{
 };
 
 use super::{Batch, Corpus, Tokenizer};
-use crate::ModelError;
+use crate::DataError;
 
 /// Draws in vain, one after the other, after which a corpus is called too small.
 const MOST_REDRAWS: usize = 10_000;
@@ -32,7 +32,7 @@ pub struct TokenizedCorpus {
 impl TokenizedCorpus {
     /// Tokenises every text; texts of fewer than two tokens predict nothing and are left out.
     /// `pad` fills rows up.
-    pub fn new(corpus: &Corpus, tokenizer: &Tokenizer, pad: u32) -> Result<Self, ModelError> {
+    pub fn new(corpus: &Corpus, tokenizer: &Tokenizer, pad: u32) -> Result<Self, DataError> {
         let mut texts = Vec::with_capacity(corpus.texts().len());
         for text in corpus.texts() {
             let ids = tokenizer.encode(text)?;
@@ -41,7 +41,7 @@ impl TokenizedCorpus {
             }
         }
         if texts.is_empty() {
-            return Err(ModelError::Corpus { why: "no text of two tokens".to_owned() });
+            return Err(DataError::Corpus { why: "no text of two tokens".to_owned() });
         }
         Ok(Self { texts, pad })
     }
@@ -63,7 +63,7 @@ impl TokenizedCorpus {
         batches: usize,
         batch_size: usize,
         length: usize,
-    ) -> Result<Vec<Batch>, ModelError> {
+    ) -> Result<Vec<Batch>, DataError> {
         let mut rng = ChaCha20Rng::from_seed(seed.0);
         let mut below = |n: usize| {
             let product = u128::from(rng.next_u64()) * n as u128;
@@ -90,7 +90,7 @@ impl TokenizedCorpus {
                 redraws += 1;
                 if redraws > MOST_REDRAWS {
                     let wanted = batches * batch_size;
-                    return Err(ModelError::Corpus {
+                    return Err(DataError::Corpus {
                         why: format!("fewer than {wanted} different rows of {length} tokens"),
                     });
                 }

@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::ModelError;
+use crate::DataError;
 
 /// Texts, in a fixed order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,33 +23,33 @@ impl Corpus {
     /// # Errors
     ///
     /// A file cannot be read or a line is not such an object; no text is left.
-    pub fn open(folder: &Path, minimum_length: usize) -> Result<Self, ModelError> {
+    pub fn open(folder: &Path, minimum_length: usize) -> Result<Self, DataError> {
         let mut texts = Vec::new();
         for path in files(folder)? {
             let content =
-                std::fs::read_to_string(&path).map_err(|error| ModelError::file(&path, error))?;
+                std::fs::read_to_string(&path).map_err(|error| DataError::file(&path, error))?;
             if path.extension().is_some_and(|extension| extension == "txt") {
                 texts.push(content);
                 continue;
             }
             for (n, line) in content.lines().enumerate().filter(|(_, line)| !line.is_empty()) {
                 let Line { text } = serde_json::from_str(line)
-                    .map_err(|error| ModelError::file(&path, format!("line {}: {error}", n + 1)))?;
+                    .map_err(|error| DataError::file(&path, format!("line {}: {error}", n + 1)))?;
                 texts.push(text);
             }
         }
-        Self::from_texts(texts, minimum_length).map_err(|error| ModelError::file(folder, error))
+        Self::from_texts(texts, minimum_length).map_err(|error| DataError::file(folder, error))
     }
 
     /// A corpus of these texts, without those shorter than `minimum_length` bytes.
     pub fn from_texts(
         texts: impl IntoIterator<Item = String>,
         minimum_length: usize,
-    ) -> Result<Self, ModelError> {
+    ) -> Result<Self, DataError> {
         let texts: Vec<_> =
             texts.into_iter().filter(|text| text.len() >= minimum_length.max(1)).collect();
         if texts.is_empty() {
-            return Err(ModelError::Corpus {
+            return Err(DataError::Corpus {
                 why: format!("no text of at least {minimum_length} bytes"),
             });
         }
@@ -62,8 +62,8 @@ impl Corpus {
     }
 }
 
-fn files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
-    let failed = |error| ModelError::file(folder, error);
+fn files(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let failed = |error| DataError::file(folder, error);
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();

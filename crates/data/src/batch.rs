@@ -1,6 +1,6 @@
 use blake2::{Blake2b, Digest as _, digest::consts::U32};
 
-use crate::ModelError;
+use crate::DataError;
 
 /// Label of a position that is not predicted: padding.
 pub const IGNORED_LABEL: i64 = -100;
@@ -21,8 +21,8 @@ impl Batch {
     /// # Errors
     ///
     /// The lengths do not agree, or a row is shorter than two tokens.
-    pub fn new(length: usize, ids: Vec<i64>, labels: Vec<i64>) -> Result<Self, ModelError> {
-        let bad = |why: String| Err(ModelError::Batch { why });
+    pub fn new(length: usize, ids: Vec<i64>, labels: Vec<i64>) -> Result<Self, DataError> {
+        let bad = |why: String| Err(DataError::Batch { why });
         if length < 2 {
             return bad(format!("rows of {length} tokens predict nothing"));
         }
@@ -33,11 +33,7 @@ impl Batch {
     }
 
     /// A batch of `rows`, filled up on the right to `length` with `pad`.
-    pub(crate) fn from_rows(
-        rows: &[Vec<u32>],
-        length: usize,
-        pad: u32,
-    ) -> Result<Self, ModelError> {
+    pub fn from_rows(rows: &[Vec<u32>], length: usize, pad: u32) -> Result<Self, DataError> {
         let mut ids = Vec::with_capacity(rows.len() * length);
         let mut labels = Vec::with_capacity(rows.len() * length);
         for row in rows {
@@ -71,23 +67,23 @@ impl Batch {
         &self.labels
     }
 
-    pub(crate) fn padded(&self) -> bool {
+    pub fn padded(&self) -> bool {
         self.labels.contains(&IGNORED_LABEL)
     }
 
     /// Refuses ids that the embedding does not have, and a batch without a token to predict.
-    pub(crate) fn check(&self, vocabulary: i64) -> Result<(), ModelError> {
+    pub fn check(&self, vocabulary: i64) -> Result<(), DataError> {
         let known = |id: &i64| (0..vocabulary).contains(id);
         if let Some(id) = self.ids.iter().find(|id| !known(id)) {
-            return Err(ModelError::Batch { why: format!("token id {id} of {vocabulary}") });
+            return Err(DataError::Batch { why: format!("token id {id} of {vocabulary}") });
         }
         let label = |id: &i64| *id == IGNORED_LABEL || known(id);
         if let Some(id) = self.labels.iter().find(|id| !label(id)) {
-            return Err(ModelError::Batch { why: format!("label {id} of {vocabulary}") });
+            return Err(DataError::Batch { why: format!("label {id} of {vocabulary}") });
         }
         let predicts = |row: &[i64]| row.iter().skip(1).any(|label| *label != IGNORED_LABEL);
         if !self.labels.chunks(self.length).any(predicts) {
-            return Err(ModelError::Batch { why: "nothing to predict".to_owned() });
+            return Err(DataError::Batch { why: "nothing to predict".to_owned() });
         }
         Ok(())
     }

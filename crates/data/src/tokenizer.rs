@@ -1,6 +1,6 @@
 use std::{fmt, path::Path};
 
-use crate::ModelError;
+use crate::DataError;
 
 /// A tokenizer as the hub ships it, `tokenizer.json`.
 #[derive(Clone)]
@@ -14,24 +14,24 @@ impl fmt::Debug for Tokenizer {
 
 impl Tokenizer {
     /// Reads a `tokenizer.json`.
-    pub fn open(path: &Path) -> Result<Self, ModelError> {
-        let inner = tokenizers::Tokenizer::from_file(path)
-            .map_err(|error| ModelError::file(path, error))?;
+    pub fn open(path: &Path) -> Result<Self, DataError> {
+        let inner =
+            tokenizers::Tokenizer::from_file(path).map_err(|error| DataError::file(path, error))?;
         Ok(Self(inner))
     }
 
     /// Token ids of a text, without special tokens.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
         let encoding = self
             .0
             .encode_fast(text, false)
-            .map_err(|error| ModelError::Tokenizer { why: error.to_string() })?;
+            .map_err(|error| DataError::Tokenizer { why: error.to_string() })?;
         Ok(encoding.get_ids().to_vec())
     }
 
     /// The text of token ids.
-    pub fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
-        self.0.decode(ids, false).map_err(|error| ModelError::Tokenizer { why: error.to_string() })
+    pub fn decode(&self, ids: &[u32]) -> Result<String, DataError> {
+        self.0.decode(ids, false).map_err(|error| DataError::Tokenizer { why: error.to_string() })
     }
 
     /// Number of token ids.
