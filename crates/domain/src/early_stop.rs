@@ -23,7 +23,7 @@ impl Rival {
     /// The two are compared batch by batch: `worse` is the submission's loss minus the rival's. The
     /// batches of a round are drawn at random, so those seen are a sample without replacement of
     /// all, and the mean over all departs from theirs with the variance `s²/n * (1 - n/N)`
-    /// (Cochran, 1977, section 2.5). Three things make this safe to look at after every batch:
+    /// (Cochran, 1977, chapter 2). Three things make this safe to look at after every batch:
     ///
     /// - Each of the looks gets an equal part of the error that is allowed (Bonferroni), and
     ///   `exp(-z²/2)` bounds the normal's tail.

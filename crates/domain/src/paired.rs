@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Hotkey, Seed, h256};
 
 /// Resamples of the bootstrap. Of 1999 sorted means the 50th from either end leaves 2.5 % outside:
-/// with B resamples the quantile `q` is the `q * (B + 1)`-th (Davison and Hinkley, 1997, section
-/// 5.2).
+/// with B resamples the quantile `q` is the `q * (B + 1)`-th (Davison and Hinkley, 1997).
 const RESAMPLES: usize = 1999;
 /// Which of the sorted means, from either end, is the end of the interval at 95 %.
 const END: usize = 50;
@@ -44,9 +43,9 @@ impl Improvement {
     ///
     /// The interval is the percentile bootstrap's over the mean, widened about the mean by
     /// `sqrt(n / (n - 1))`: a resample of n varies by the sample's own spread, which is too narrow by
-    /// that much (Hesterberg, 2015, "What Teachers Should Know about the Bootstrap", section 3.2).
+    /// that much (Hesterberg, 2015, "What Teachers Should Know about the Bootstrap").
     /// It follows skew; what it does not know is Student's correction, so that it holds a little less
-    /// than 95 % for a few batches (about 92 % for ten).
+    /// than 95 % for a few batches (in simulations 94 % for fifty of a normal and 91 % for ten).
     ///
     /// Batches are drawn by SplitMix64 (Steele, Lea and Flood, 2014), whose state begins as the first
     /// 8 bytes, little-endian, of [`h256`] over `bootstrap`, `round` or `own`, the seed's hex and the
