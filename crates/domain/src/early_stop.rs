@@ -36,8 +36,9 @@ impl Rival {
     /// Nothing protects against differences of which a few are enormous and were not seen: the
     /// largest one that is possible is not known. `tests` states the error rates, that one's too.
     ///
-    /// The rival may change while a submission runs. Only a better one takes its place, and who
-    /// will not reach the former one will not reach the better one either.
+    /// The rival may change while a submission runs: each look is at one of them. A better one takes
+    /// its place, and who will not reach the former one will not reach the better one either; when it
+    /// turns out to be somebody's duplicate, the round takes its stops back.
     pub fn is_out_of_reach(&self, losses: &[f64]) -> bool {
         let (seen, all) = (losses.len(), self.losses.len());
         let minimum = self.minimum_batches.max(2);

@@ -1,6 +1,6 @@
 //! Makes scores of verdicts, weights of scores, and a merge plan of the best.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{
     Cause, DegradationKind, JobKind, JobState, MergePlan, Miner, Policy, Round, Verdict,
@@ -27,9 +27,8 @@ pub(super) fn finalise(
     for group in &groups {
         for member in &group.members {
             if let Some(miner) = round.miners.get_mut(member) {
-                let others: BTreeSet<&Hotkey> = group.members.iter().collect();
-                miner.duplicates =
-                    others.into_iter().filter(|other| *other != member).cloned().collect();
+                let others = group.members.iter().filter(|other| *other != member);
+                miner.duplicates = others.cloned().collect();
             }
         }
     }
