@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
 use domain::{
-    CohortConfig, DegradationKind, ExpertGroup, GlobalVersion, Hotkey, Policy, Schedule, TopK,
-    TwoGroups, WeightPolicy,
+    CohortConfig, DegradationKind, DuplicatePolicy, EarlyStop, ExpertGroup, GlobalVersion, Hotkey,
+    Keep, OwnDataPolicy, Policy, Schedule, Terms, TopK, TwoGroups, WeightPolicy,
 };
 
 /// Configuration of the scheduler, the control plane.
@@ -69,6 +69,27 @@ pub struct Evaluation {
     /// How often a job is given out before it is given up as the validator's fault.
     #[config(default = 3)]
     pub max_attempts: u32,
+
+    /// Whether a submission is stopped that can no longer reach the ranks that pay.
+    #[config(nested)]
+    pub early_stop: EarlyStopConfig,
+}
+
+/// Saves the batches of submissions that will not be paid: after each batch, a submission is
+/// compared with the one on the last paying rank so far.
+#[derive(Debug, Clone, confique::Config)]
+pub struct EarlyStopConfig {
+    /// Whether it is done.
+    #[config(default = false)]
+    pub enabled: bool,
+
+    /// Chance that a stop is right, above 0.5 and below 1.
+    #[config(default = 0.99)]
+    pub confidence: f64,
+
+    /// Batches that are measured in any case, at least 2.
+    #[config(default = 10)]
+    pub minimum_batches: u32,
 }
 
 /// What decides a round. Everybody who looks at the record sees it.
@@ -94,6 +115,14 @@ pub struct PolicyConfig {
     #[config(default = 2)]
     pub version_range_cycles: u64,
 
+    /// What is done about equal and nearly equal submissions.
+    #[config(nested)]
+    pub duplicates: DuplicatesConfig,
+
+    /// The check of submissions on data that their miners could know.
+    #[config(nested)]
+    pub own_data: OwnDataConfig,
+
     /// Whether the last weights, or an even split by the other validators' votes, are sent when a
     /// round has none and the chain is about to forget this validator.
     #[config(default = true)]
@@ -110,6 +139,39 @@ pub struct PolicyConfig {
     /// Share of the Merge phase after which the other validators are not waited for any more.
     #[config(default = 0.8)]
     pub merge_share: f64,
+}
+
+/// Submissions that are one: bit-equal raw scores, equal model hashes, or nearly parallel changes of
+/// the base model.
+#[derive(Debug, Clone, confique::Config)]
+pub struct DuplicatesConfig {
+    /// Whose score stays: `zero_all` (nobody's, the protocol's rule) or `earliest` (that of the one
+    /// whose signed hash was on chain first).
+    #[config(default = "zero_all")]
+    pub keep: Keep,
+
+    /// Cosine of the sketches of two changes from which on they are nearly equal; above 0, at
+    /// most 1.
+    #[config(default = 0.98)]
+    pub similarity: f64,
+}
+
+/// Compares a submission's improvement on data that its miner could know beforehand with that on
+/// the round's: `lazy` and `overfitted` ones are shown in the round and in the record.
+#[derive(Debug, Clone, confique::Config)]
+pub struct OwnDataConfig {
+    /// Batches of that data per submission: 0 for no check, else at least 4.
+    #[config(default = 0)]
+    pub batches: u32,
+
+    /// Whether an `overfitted` submission scores 0.
+    #[config(default = false)]
+    pub enforce: bool,
+
+    /// Largest share of the improvement on its own data that an `overfitted` submission has on the
+    /// round's.
+    #[config(default = 0.25)]
+    pub share: f64,
 }
 
 /// Which weight policy.
@@ -146,6 +208,21 @@ impl Config {
             version_range_cycles: self.policy.version_range_cycles,
             lease_blocks: self.evaluation.lease_blocks,
             max_attempts: self.evaluation.max_attempts,
+            terms: Terms {
+                batches: self.evaluation.batches,
+                batch_size: self.evaluation.batch_size,
+                sequence_length: self.evaluation.sequence_length,
+            },
+            early_stop: self.early_stop(),
+            duplicates: DuplicatePolicy {
+                keep: self.policy.duplicates.keep,
+                similarity: self.policy.duplicates.similarity,
+            },
+            own_data: OwnDataPolicy {
+                batches: self.policy.own_data.batches,
+                enforce: self.policy.own_data.enforce,
+                share: self.policy.own_data.share,
+            },
             weights: match self.policy.weights {
                 WeightsKind::TwoGroups => WeightPolicy::TwoGroups(TwoGroups::default()),
                 WeightsKind::TopK => WeightPolicy::TopK(TopK { k: self.policy.top_k as usize }),
@@ -156,6 +233,11 @@ impl Config {
         };
         policy.validate()?;
         Ok(policy)
+    }
+
+    fn early_stop(&self) -> Option<EarlyStop> {
+        let EarlyStopConfig { enabled, confidence, minimum_batches } = self.evaluation.early_stop;
+        enabled.then_some(EarlyStop { confidence, minimum_batches })
     }
 
     pub(crate) fn group(&self) -> ExpertGroup {

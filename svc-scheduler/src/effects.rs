@@ -230,7 +230,7 @@ async fn once(effect: &Effect, engine: &Engine, outside: &Outside) -> Result<(),
 /// Hands in what came of an effect. A rejection means that nobody waits for it any more.
 async fn done(engine: &Engine, event: Event) -> Result<(), Failure> {
     match engine.apply(event).await {
-        Ok(Reply::Applied | Reply::Ignored | Reply::Granted(_)) => Ok(()),
+        Ok(Reply::Applied | Reply::Ignored | Reply::Granted(_) | Reply::Renewed(_)) => Ok(()),
         Err(crate::error::Error::Rejected(rejection)) => {
             info!(%rejection, "came too late");
             Ok(())

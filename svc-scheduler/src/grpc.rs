@@ -1,8 +1,11 @@
 //! The gRPC face of the scheduler: decode, hand in one event, encode.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
-use domain::{BlockNumber, Cause, Event, Finished, JobGrant, JobKind, Reply, RoundId};
+use domain::{
+    BlockNumber, Cause, Event, Finished, JobGrant, JobKind, Measured, Reply, Rival, RoundId,
+    Sketch, Terms,
+};
 use futures::Stream;
 use kit::Shutdown;
 use proto::{
@@ -30,10 +33,17 @@ pub(crate) struct Handler {
 /// What every job has in common.
 #[derive(Debug, Clone)]
 pub(crate) struct JobTerms {
-    pub(crate) batches: u32,
-    pub(crate) batch_size: u32,
-    pub(crate) sequence_length: u32,
-    pub(crate) lease_ms: u64,
+    pub(crate) terms: Terms,
+    pub(crate) block_time: Duration,
+    pub(crate) lease_blocks: u64,
+}
+
+impl JobTerms {
+    /// How long this many blocks take, for waits: what is late is decided in blocks.
+    fn ms(&self, blocks: u64) -> u64 {
+        let time = self.block_time.saturating_mul(u32::try_from(blocks).unwrap_or(u32::MAX));
+        u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 impl Handler {
@@ -70,12 +80,14 @@ impl Handler {
             expert_group: grant.expert_group.0,
             submission: grant.submission.as_ref().map(view::submission),
             seed: grant.seed.to_hex(),
-            batches: self.jobs.batches,
-            batch_size: self.jobs.batch_size,
-            sequence_length: self.jobs.sequence_length,
+            batches: self.jobs.terms.batches,
+            batch_size: self.jobs.terms.batch_size,
+            sequence_length: self.jobs.terms.sequence_length,
             traceparent: grant.traceparent,
-            lease_ms: self.jobs.lease_ms,
-            ..wire::Job::default()
+            lease_ms: self.jobs.ms(self.jobs.lease_blocks),
+            deadline_ms: self.jobs.ms(grant.blocks_left).max(1),
+            own_batches: grant.own_batches,
+            rival: grant.rival.map(rival),
         }
     }
 }
@@ -156,7 +168,7 @@ impl SchedulerService for Handler {
         let reply = self.apply(Event::Lease { worker: worker.clone() }).await?;
         let grant = match reply {
             Reply::Granted(grant) => grant,
-            Reply::Applied | Reply::Ignored => None,
+            Reply::Applied | Reply::Ignored | Reply::Renewed(_) => None,
         };
         if let Some(grant) = &grant {
             metrics::job_leased(&grant.kind);
@@ -171,8 +183,12 @@ impl SchedulerService for Handler {
         request: Request<wire::RenewJobRequest>,
     ) -> Result<Response<wire::RenewJobResponse>, Status> {
         let request = request.into_inner();
-        self.apply(Event::Renew { job: request.job_id, fence: request.fence }).await?;
-        Ok(Response::new(wire::RenewJobResponse::default()))
+        let reply = self.apply(Event::Renew { job: request.job_id, fence: request.fence }).await?;
+        let found = match reply {
+            Reply::Renewed(found) => found,
+            Reply::Applied | Reply::Ignored | Reply::Granted(_) => None,
+        };
+        Ok(Response::new(wire::RenewJobResponse { rival: found.map(|found| rival(*found)) }))
     }
 
     async fn finish_job(
@@ -183,13 +199,8 @@ impl SchedulerService for Handler {
         let result = convert::required("result", request.result).map_err(Error::from)?;
         let (result, name) = match result {
             JobResult::Measured(measured) => {
-                let measured = Finished::Measured {
-                    baseline: measured.baseline_losses,
-                    losses: measured.losses,
-                    held_out: measured.held_out_losses,
-                    batches_digest: measured.batches_digest,
-                };
-                (measured, "measured")
+                let name = if measured.out_of_reach { "out_of_reach" } else { "measured" };
+                (Finished::Measured(decode_measured(measured).map_err(Error::from)?), name)
             }
             JobResult::Invalid(wire::Invalid { reason, detail }) => {
                 (Finished::Invalid(Cause { reason, detail }), "invalid")
@@ -221,6 +232,41 @@ impl SchedulerService for Handler {
         let round_ids = record::list(&self.artifacts).await?;
         Ok(Response::new(wire::ListRecordsResponse { round_ids }))
     }
+}
+
+fn rival(rival: Rival) -> wire::Rival {
+    wire::Rival {
+        losses: rival.losses,
+        confidence: rival.confidence,
+        minimum_batches: u32::try_from(rival.minimum_batches).unwrap_or(u32::MAX),
+    }
+}
+
+fn decode_measured(measured: wire::Measured) -> Result<Measured, proto::InvalidField> {
+    let sketch = match measured.sketch.is_empty() {
+        true => None,
+        false => {
+            let why = || format!("not {} bytes of finite float32", Sketch::BYTES);
+            let sketch = Sketch::from_bytes(&measured.sketch);
+            Some(sketch.ok_or_else(|| proto::InvalidField::new("sketch", why()))?)
+        }
+    };
+    for digest in [&measured.batches_digest, &measured.sources_digest] {
+        if digest.len() > 128 {
+            return Err(proto::InvalidField::new("digest", "longer than 128 characters"));
+        }
+    }
+    Ok(Measured {
+        baseline: measured.baseline_losses,
+        losses: measured.losses,
+        out_of_reach: measured.out_of_reach,
+        held_out: measured.held_out_losses,
+        own_baseline: measured.own_baseline_losses,
+        own_losses: measured.own_losses,
+        sketch,
+        batches_digest: measured.batches_digest,
+        sources_digest: measured.sources_digest,
+    })
 }
 
 fn decode_submission(

@@ -18,7 +18,10 @@ mod record;
 mod view;
 
 use anyhow::Context as _;
-pub use config::{Config, Evaluation, PolicyConfig, Retention, WeightsKind};
+pub use config::{
+    Config, DuplicatesConfig, EarlyStopConfig, Evaluation, OwnDataConfig, PolicyConfig, Retention,
+    WeightsKind,
+};
 use kit::{Common, GrpcServer, Shutdown};
 use proto::scheduler::v1::scheduler_service_server::SchedulerServiceServer;
 use store::{Artifacts, Store};
@@ -36,10 +39,9 @@ pub async fn run(config: Config, common: Common, shutdown: Shutdown) -> anyhow::
 
     let server = GrpcServer::bind(config.grpc_addr, &common.tls).await?;
     let terms = JobTerms {
-        batches: config.evaluation.batches,
-        batch_size: config.evaluation.batch_size,
-        sequence_length: config.evaluation.sequence_length,
-        lease_ms: lease_ms(&config),
+        terms: policy.terms,
+        block_time: config.block_time,
+        lease_blocks: config.evaluation.lease_blocks,
     };
     let leader = Leader::new(config, common, policy, store, artifacts.clone())?;
     let handler = Handler::new(leader.engine(), artifacts, terms, shutdown.clone());
@@ -51,10 +53,4 @@ pub async fn run(config: Config, common: Common, shutdown: Shutdown) -> anyhow::
     let leading = shutdown.spawn(leader.run(health, shutdown.clone()));
     kit::serve(server, shutdown).await?;
     leading.await.context("join the leader")
-}
-
-/// How long a worker may be silent, as it is told: the lease itself is counted in blocks.
-fn lease_ms(config: &Config) -> u64 {
-    let blocks = u32::try_from(config.evaluation.lease_blocks).unwrap_or(u32::MAX);
-    u64::try_from((config.block_time * blocks).as_millis()).unwrap_or(u64::MAX)
 }

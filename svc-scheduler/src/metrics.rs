@@ -28,7 +28,7 @@ pub(crate) fn job_leased(kind: &JobKind) {
     metrics::counter!("scheduler_jobs_leased_total", "kind" => job_kind(kind)).increment(1);
 }
 
-/// A job ended: `measured`, `invalid` or `failed`.
+/// A job ended: `measured`, `out_of_reach`, `invalid` or `failed`.
 pub(crate) fn job_finished(result: &'static str) {
     metrics::counter!("scheduler_jobs_finished_total", "result" => result).increment(1);
 }

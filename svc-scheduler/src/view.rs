@@ -1,8 +1,8 @@
 //! The state as the other services see it.
 
 use domain::{
-    Cause, Degradation, JobState, MergeOutcome, Miner, ModelRef, Policy, Round, Stage, State,
-    Verdict, WriteKind, mean,
+    Cause, Degradation, Improvement, JobState, MergeOutcome, Miner, ModelRef, Policy, Reason,
+    Round, Stage, State, Verdict, WriteKind, mean,
 };
 use proto::{common::v1 as common, scheduler::v1 as wire};
 
@@ -81,6 +81,12 @@ fn miner(hotkey: &domain::Hotkey, miner: &Miner, round: &Round, state: &State) -
     let (outcome, cause) = outcome(hotkey, miner, round);
     let (loss, raw_score) = match &miner.verdict {
         Some(Verdict::Measured { losses, raw, .. }) => (mean(losses), Some(*raw)),
+        // A mean over some of the batches is not to be compared with the others'.
+        Some(Verdict::OutOfReach { .. } | Verdict::Invalid(_)) | None => (None, None),
+    };
+    let (found, own) = match &miner.verdict {
+        Some(Verdict::Measured { improvement, own, .. }) => (improvement.as_ref(), own.as_ref()),
+        Some(Verdict::OutOfReach { improvement, .. }) => (improvement.as_ref(), None),
         Some(Verdict::Invalid(_)) | None => (None, None),
     };
     let committed = miner.committed.as_ref();
@@ -98,20 +104,45 @@ fn miner(hotkey: &domain::Hotkey, miner: &Miner, round: &Round, state: &State) -
         loss,
         raw_score,
         score: miner.score,
-        ..wire::Miner::default()
+        improvement: found.map(improvement),
+        own_improvement: own.and_then(|own| own.improvement.as_ref()).map(improvement),
+        own_data: own.and_then(|own| own.says).map_or("", domain::OwnData::as_str).to_owned(),
+        duplicates: miner.duplicates.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn improvement(found: &Improvement) -> wire::Improvement {
+    wire::Improvement {
+        mean: found.mean,
+        standard_error: found.standard_error,
+        low: found.low,
+        high: found.high,
+        batches: u32::try_from(found.batches).unwrap_or(u32::MAX),
     }
 }
 
 /// What became of a miner, in one word, and why.
 fn outcome(hotkey: &domain::Hotkey, miner: &Miner, round: &Round) -> (&'static str, Option<Cause>) {
-    let duplicate = || {
-        let reason = miner.reason?;
-        let detail = String::new();
-        Some(Cause { reason: reason.as_str().to_owned(), detail })
-    };
+    let because = |reason: Reason, detail| Cause { reason: reason.as_str().to_owned(), detail };
+    let judged = || Some(because(miner.reason?, String::new()));
+    let ours = miner.reason.is_some_and(|reason| !reason.is_miners_fault());
     match (&miner.verdict, &miner.submission) {
         (Some(Verdict::Invalid(cause)), _) => return ("invalid", Some(cause.clone())),
-        (Some(Verdict::Measured { .. }), _) => return ("scored", duplicate()),
+        (Some(Verdict::Measured { .. } | Verdict::OutOfReach { .. }), _) if ours => {
+            return ("not_evaluated", judged());
+        }
+        (Some(Verdict::Measured { .. }), _) => return ("scored", judged()),
+        (Some(Verdict::OutOfReach { baseline, losses, rival, .. }), _) => {
+            let all = round.baseline.as_ref().map_or(0, |baseline| baseline.losses.len());
+            let of = if all > 0 { format!(" of {all}") } else { String::new() };
+            let at = losses.len();
+            let ahead = mean(baseline).zip(mean(losses)).map_or(0.0, |(base, loss)| base - loss);
+            let detail = format!(
+                "stopped after {at}{of} batches, {ahead:.4} better than the base on them: it could \
+                 not reach the loss {rival:.4} of the last paying rank"
+            );
+            return ("scored", Some(because(Reason::OutOfReach, detail)));
+        }
         (None, Some(_)) => {
             let job = round.jobs.get(&domain::JobKind::Score(hotkey.clone()).id());
             return match job.map(|job| &job.state) {
@@ -120,7 +151,7 @@ fn outcome(hotkey: &domain::Hotkey, miner: &Miner, round: &Round) -> (&'static s
                 }
                 Some(JobState::Failed(cause)) => ("not_evaluated", Some(cause.clone())),
                 Some(_) | None if round.stage == Stage::Evaluating => ("queued", None),
-                Some(_) | None => ("not_evaluated", duplicate()),
+                Some(_) | None => ("not_evaluated", judged()),
             };
         }
         (None, None) => {}
@@ -131,7 +162,12 @@ fn outcome(hotkey: &domain::Hotkey, miner: &Miner, round: &Round) -> (&'static s
     if let Some(cause) = &miner.fault {
         return ("absent", Some(cause.clone()));
     }
-    if round.stage <= Stage::Evaluating { ("pending", None) } else { ("absent", duplicate()) }
+    if round.stage <= Stage::Evaluating {
+        return ("pending", None);
+    }
+    // Without a seed nobody could submit anything.
+    let seedless = round.frozen.as_ref().is_some_and(|frozen| frozen.seed.is_none());
+    if seedless { ("not_evaluated", None) } else { ("absent", judged()) }
 }
 
 fn merge(outcome: &MergeOutcome, round: &Round) -> wire::Merge {
@@ -208,6 +244,7 @@ mod tests {
             verdict: None,
             score: None,
             reason: None,
+            duplicates: Vec::new(),
         }
     }
 
@@ -220,13 +257,16 @@ mod tests {
 
     fn measured() -> Option<Verdict> {
         let (baseline, losses, raw) = (vec![5.0], vec![4.0], 1.0);
-        Some(Verdict::Measured { baseline, losses, raw, batches_digest: String::new() })
+        let (batches_digest, improvement, own, sketch) = (String::new(), None, None, None);
+        Some(Verdict::Measured { baseline, losses, raw, batches_digest, improvement, own, sketch })
     }
 
     /// Word and reason for `miner` in a round at `stage`, with its job in this state.
     fn told(miner: Miner, stage: Stage, job: Option<JobState>) -> (&'static str, String) {
         let kind = JobKind::Score(key());
-        let job = job.map(|state| (kind.id(), Job { kind, state, attempts: 1 }));
+        let (not_before, not_for) = (BlockNumber(0), Default::default());
+        let job =
+            job.map(|state| (kind.id(), Job { kind, state, attempts: 1, not_before, not_for }));
         let round = Round {
             id: RoundId(16),
             cycle: CycleIndex(0),
@@ -241,6 +281,8 @@ mod tests {
             frozen: None,
             miners: BTreeMap::new(),
             jobs: job.into_iter().collect(),
+            batches_digest: None,
+            sources_digest: None,
             baseline: None,
             held_out_after: None,
             merge: None,
@@ -262,6 +304,17 @@ mod tests {
         let late = || Miner { reason: Some(Reason::Timeout), ..stored() };
         let scored = || Miner { verdict: measured(), ..stored() };
         let copied = || Miner { reason: Some(Reason::Duplicate), ..scored() };
+        let unscored = || Miner { reason: Some(Reason::DataUnavailable), ..scored() };
+        let stopped = || Miner {
+            verdict: Some(Verdict::OutOfReach {
+                baseline: vec![5.0],
+                losses: vec![4.9],
+                rival: 4.0,
+                batches_digest: String::new(),
+                improvement: None,
+            }),
+            ..stored()
+        };
         let invalid =
             || Miner { verdict: Some(Verdict::Invalid(cause("hash_mismatch"))), ..stored() };
         let (worker, until) = ("w".to_owned(), BlockNumber(20));
@@ -283,6 +336,9 @@ mod tests {
             (late(), Merging, Some(leased()), "not_evaluated", "timeout"),
             (scored(), Evaluating, Some(JobState::Done), "scored", ""),
             (copied(), Merging, Some(JobState::Done), "scored", "duplicate"),
+            (unscored(), Merging, Some(JobState::Done), "not_evaluated", "data_unavailable"),
+            (stopped(), Evaluating, Some(JobState::Done), "scored", "out_of_reach"),
+            (stopped(), Merging, Some(JobState::Done), "scored", "out_of_reach"),
             (invalid(), Merging, Some(JobState::Done), "invalid", "hash_mismatch"),
         ] {
             let shown = format!("{miner:?} at {stage:?} with {job:?}");

@@ -31,7 +31,7 @@ enum Command {
     #[command(subcommand)]
     Model(model_import::Command),
     /// Show where a running validator stands
-    Status(operator::Connection),
+    Status(operator::StatusArgs),
     /// What the chain service does
     #[command(subcommand)]
     Chain(chain::Command),
@@ -56,7 +56,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Devchain(args) => devchain(args),
         Command::Config(command) => config::main(&command),
         Command::Model(command) => model_import::main(&command),
-        Command::Status(connection) => operator::status(&connection),
+        Command::Status(args) => operator::status(&args),
         Command::Chain(command) => chain::main(&command),
         Command::Round(command) => operator::round(&command),
         Command::Explain(args) => operator::explain(&args),

@@ -7,9 +7,12 @@ mod chain;
 mod cli;
 mod config;
 pub mod demo;
+mod explain;
 pub mod miner;
 mod model_import;
 mod operator;
+mod past;
+mod status;
 mod up;
 
 use std::process::ExitCode;

@@ -3,12 +3,14 @@
 mod assignment;
 mod cohorts;
 mod commitments;
+mod duplicates;
 mod early_stop;
 mod history;
 mod ids;
 mod join;
 mod messages;
 mod metagraph;
+mod paired;
 mod reason;
 mod round;
 mod schedule;
@@ -24,6 +26,7 @@ pub use commitments::{
     CommitmentError, CommitmentKind, MAX_COMMITMENT_BYTES, MinerCommitment, SignedHashCommitment,
     ValidatorCommitment,
 };
+pub use duplicates::{Compared, DuplicateGroup, DuplicatePolicy, Keep, duplicates};
 pub use early_stop::Rival;
 pub use history::{HISTORY_ROUNDS, History, MinerHistory, ScoreRecord};
 pub use ids::{
@@ -36,13 +39,15 @@ pub use join::{
 };
 pub use messages::{block_message, model_hash_message, submission_message};
 pub use metagraph::{Metagraph, Neuron, WeightRow};
+pub use paired::{Improvement, MeasuredOn, OwnData};
 pub use reason::{Reason, UnknownReason};
 pub use round::{
-    Baseline, Cause, Committed, Degradation, DegradationKind, Effect, Event, Finished,
-    FreezeInputs, Frozen, FrozenValidator, Job, JobGrant, JobKind, JobState, MergeOutcome,
-    MergePlan, MergeResult, Miner, MinerRecord, ModelRef, Payload, Policy, PolicyError,
-    RawCommitment, Record, Rejection, Reply, Round, Stage, State, Submission, UnknownDegradation,
-    Verdict, WeightPolicy, WeightsOrigin, Write, WriteKind, WriteState, WriteStatus, apply,
+    Baseline, Cause, Committed, Degradation, DegradationKind, EarlyStop, Effect, Event, Finished,
+    FreezeInputs, Frozen, FrozenValidator, Job, JobGrant, JobKind, JobState, Measured,
+    MergeOutcome, MergePlan, MergeResult, Miner, MinerRecord, ModelRef, OwnDataPolicy, OwnMeasured,
+    Payload, Policy, PolicyError, RawCommitment, Record, Rejection, Reply, Round, Stage, State,
+    Submission, Terms, UnknownDegradation, Verdict, WeightPolicy, WeightsOrigin, Write, WriteKind,
+    WriteState, WriteStatus, apply,
 };
 pub use schedule::{
     NextOccurrence, Phase, PhaseRecord, PhaseTable, PreviousOccurrence, Schedule, ScheduleError,

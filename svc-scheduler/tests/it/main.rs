@@ -11,5 +11,6 @@ mod process;
 mod record;
 mod refused;
 mod round;
+mod rules;
 mod subnet;
 mod world;

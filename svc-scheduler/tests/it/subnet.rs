@@ -13,8 +13,10 @@ pub(crate) const CYCLE: u64 = 36;
 pub(crate) const ME: u8 = 1;
 /// Another validator.
 pub(crate) const OTHER: u8 = 2;
-/// Miners, from UID 2 on. The last one commits garbage.
-pub(crate) const MINERS: [u8; 4] = [10, 11, 12, 13];
+/// Miners, from UID 2 on.
+pub(crate) const MINERS: [u8; 5] = [10, 11, 12, 13, 14];
+/// The one of them that commits garbage.
+const CARELESS: u8 = 13;
 /// Version of the model that everybody starts with.
 pub(crate) const BASE_VERSION: u64 = 4;
 
@@ -48,21 +50,25 @@ pub(crate) fn first_commitments(own: Option<Vec<u8>>) -> Vec<(u8, Vec<u8>)> {
     let seed = ValidatorCommitment { seed: Some(6), ..Default::default() };
     let signed = SignedHashCommitment { signature: Some("sig".to_owned()) };
     let signed = signed.to_json().unwrap().into_bytes();
-    let miners = MINERS[..3].iter().map(|miner| (*miner, signed.clone()));
+    let miners = careful().map(|miner| (miner, signed.clone()));
     let own = own.map(|own| (ME, own));
     own.into_iter().chain([(OTHER, seed.to_json().unwrap().into_bytes())]).chain(miners).collect()
 }
 
 /// After MinerCommit2: what the miners reveal, and garbage.
 pub(crate) fn second_commitments() -> Vec<(u8, Vec<u8>)> {
-    let revealed = |miner: &u8| {
+    let revealed = |miner: u8| {
         let commitment = MinerCommitment {
-            model_hash: Some(ModelHash([*miner; 24])),
+            model_hash: Some(ModelHash([miner; 24])),
             version: Some(GlobalVersion(BASE_VERSION)),
             group: Some(ExpertGroup(0)),
             ..Default::default()
         };
-        (*miner, commitment.to_json().unwrap().into_bytes())
+        (miner, commitment.to_json().unwrap().into_bytes())
     };
-    MINERS[..3].iter().map(revealed).chain([(MINERS[3], b"garbage".to_vec())]).collect()
+    careful().map(revealed).chain([(CARELESS, b"garbage".to_vec())]).collect()
+}
+
+fn careful() -> impl Iterator<Item = u8> {
+    MINERS.into_iter().filter(|miner| *miner != CARELESS)
 }

@@ -77,7 +77,7 @@ kinds! {
     FreezeFailed = "freeze_failed" round,
     /// This validator is not registered, or does not count as a validator.
     NotAValidator = "not_a_validator" round,
-    /// No validator has published a seed.
+    /// No validator has published a seed: there is nothing to draw batches from, and no round.
     NoSeeds = "no_seeds" round,
     /// A submission was not evaluated: the validator's fault, nothing is written for its miner.
     NotEvaluated = "not_evaluated" round,
@@ -85,6 +85,8 @@ kinds! {
     JobRetried = "job_retried" round,
     /// A job failed on every worker that tried it.
     JobFailed = "job_failed" round,
+    /// A worker measured on other batches than the round's.
+    BatchesDiffer = "batches_differ" round,
     /// The merge did not end in time, or failed: the model stays as it was.
     MergeFailed = "merge_failed" round,
     /// A validator that should have been in the merge was not.

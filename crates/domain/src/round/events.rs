@@ -6,7 +6,7 @@ use super::{
     Cause, DegradationKind, Finished, FreezeInputs, JobGrant, MergeOutcome, ModelRef, Payload,
     Record, Submission, WriteKind, WriteStatus,
 };
-use crate::{BlockHash, BlockNumber, GlobalVersion, Hotkey, ModelHash, RoundId};
+use crate::{BlockHash, BlockNumber, GlobalVersion, Hotkey, ModelHash, Rival, RoundId};
 
 /// Something that has happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -204,6 +204,8 @@ pub enum Reply {
     Ignored,
     /// The answer to [`Event::Lease`].
     Granted(Option<Box<JobGrant>>),
+    /// The answer to [`Event::Renew`]: what the submission must beat now, where there is such a one.
+    Renewed(Option<Box<Rival>>),
 }
 
 /// Why an event was not taken in. The state is unchanged.

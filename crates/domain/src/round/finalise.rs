@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use super::{
     Cause, DegradationKind, JobKind, JobState, MergePlan, Miner, Policy, Round, Verdict,
-    WeightPolicy, WeightsOrigin,
+    WeightPolicy, WeightsOrigin, jobs, ranking,
 };
 use crate::{
-    BlockNumber, CycleIndex, GlobalVersion, History, Hotkey, Judgement, Phase, Reason, Uid,
-    Weights, averages, rank_round,
+    BlockNumber, CycleIndex, DuplicateGroup, GlobalVersion, History, Hotkey, Judgement, Phase,
+    Reason, Uid, Weights, averages, rank_round,
 };
 
 /// Ends the evaluation of `round`: scores, history, weights.
@@ -19,9 +19,19 @@ pub(super) fn finalise(
     block: BlockNumber,
     policy: &Policy,
 ) {
-    let judgements = judge(round, block);
+    let groups = ranking::groups(round, policy);
+    let mut judgements = judge(round, block, policy);
+    zero_duplicates(&mut judgements, &groups);
     let scores = rank_round(&judgements);
     let id = round.id;
+    for group in &groups {
+        for member in &group.members {
+            if let Some(miner) = round.miners.get_mut(member) {
+                let others = group.members.iter().filter(|other| *other != member);
+                miner.duplicates = others.cloned().collect();
+            }
+        }
+    }
     for (hotkey, miner) in &mut round.miners {
         history.observe(miner.uid, hotkey);
         miner.score = scores.scores.get(hotkey).copied();
@@ -30,7 +40,6 @@ pub(super) fn finalise(
         }
         miner.reason = match judgements.get(hotkey) {
             Some(Judgement::Failed(reason)) => Some(*reason),
-            Some(Judgement::Raw(_)) if scores.is_duplicate(hotkey) => Some(Reason::Duplicate),
             Some(Judgement::Raw(_)) => None,
             None => miner.committed.is_some().then_some(Reason::NotSubmitted),
         };
@@ -51,21 +60,48 @@ fn cancel_scoring(round: &mut Round) {
     }
 }
 
+/// Duplicates that are not kept get nothing, and leave the ranking before ranks are given: copying
+/// never pushes an honest miner down.
+fn zero_duplicates(judgements: &mut BTreeMap<Hotkey, Judgement>, groups: &[DuplicateGroup]) {
+    for group in groups {
+        for member in group.members.iter().filter(|member| !group.keeps(member)) {
+            if let Some(judgement @ Judgement::Raw(_)) = judgements.get_mut(member) {
+                let equal = group.equal.contains(member);
+                *judgement = Judgement::Failed(if equal {
+                    Reason::Duplicate
+                } else {
+                    Reason::NearDuplicate
+                });
+            }
+        }
+    }
+}
+
 /// What the round found out about each miner; miners of whom it says nothing are left out.
-fn judge(round: &mut Round, block: BlockNumber) -> BTreeMap<Hotkey, Judgement> {
+fn judge(round: &mut Round, block: BlockNumber, policy: &Policy) -> BTreeMap<Hotkey, Judgement> {
     let mut judgements = BTreeMap::new();
     let mut unevaluated = Vec::new();
+    let without_data = jobs::without_data(round).is_some();
+    let stopped = ranking::stopped_without_rival(round, policy);
     for (hotkey, miner) in &round.miners {
         let judgement = match (&miner.verdict, &miner.submission) {
-            (Some(Verdict::Measured { raw, .. }), _) => Judgement::Raw(*raw),
             (Some(Verdict::Invalid(cause)), _) => Judgement::Failed(reason(&cause.reason)),
-            (None, Some(_)) => {
-                let job = round.jobs.get(&JobKind::Score(hotkey.clone()).id());
-                let given_up = matches!(job.map(|job| &job.state), Some(JobState::Failed(_)));
+            (_, Some(_)) if without_data => {
                 unevaluated.push(hotkey.clone());
-                Judgement::Failed(if given_up { Reason::EvaluatorError } else { Reason::Timeout })
+                Judgement::Failed(Reason::DataUnavailable)
             }
-            (None, None) => match fault(miner) {
+            (Some(Verdict::Measured { .. }), _) if ranking::is_overfitted(miner, policy) => {
+                Judgement::Failed(Reason::Overfitted)
+            }
+            (Some(Verdict::Measured { raw, .. }), _) => Judgement::Raw(*raw),
+            (Some(Verdict::OutOfReach { .. }), _) if !stopped.contains(hotkey) => {
+                Judgement::Failed(Reason::OutOfReach)
+            }
+            (Some(Verdict::OutOfReach { .. }) | None, Some(_)) => {
+                unevaluated.push(hotkey.clone());
+                Judgement::Failed(not_evaluated(round, hotkey))
+            }
+            (Some(Verdict::OutOfReach { .. }) | None, None) => match fault(miner) {
                 Some(reason) => Judgement::Failed(reason),
                 None => continue,
             },
@@ -77,6 +113,18 @@ fn judge(round: &mut Round, block: BlockNumber) -> BTreeMap<Hotkey, Judgement> {
         round.degrade(DegradationKind::NotEvaluated, detail, block);
     }
     judgements
+}
+
+/// Why a stored submission was not evaluated: what its job was given up for, or the time.
+fn not_evaluated(round: &Round, hotkey: &Hotkey) -> Reason {
+    let job = round.jobs.get(&JobKind::Score(hotkey.clone()).id());
+    match job.map(|job| &job.state) {
+        Some(JobState::Failed(cause)) => {
+            let known = cause.reason.parse().ok().filter(|r: &Reason| !r.is_miners_fault());
+            known.unwrap_or(Reason::EvaluatorError)
+        }
+        Some(JobState::Queued | JobState::Leased { .. } | JobState::Done) | None => Reason::Timeout,
+    }
 }
 
 /// Why a miner without a submission scores 0; none when the round says nothing about it. What was
@@ -124,28 +172,37 @@ fn decide_weights(
             (!none).then(|| groups.weights(&chosen, &averages(history)))
         }
     };
-    let (weights, origin) = match earned {
+    match earned {
         Some(weights) => {
             last_weights.clone_from(&weights);
-            (weights, WeightsOrigin::Earned)
+            round.weights = weights.into_iter().collect::<Vec<(Uid, f64)>>();
+            round.weights_origin = WeightsOrigin::Earned;
         }
         None => {
             let detail = "no miner has a positive average".to_owned();
             round.degrade(DegradationKind::NoWeights, detail, block);
-            let guard = round.frozen.as_ref().and_then(|frozen| frozen.fallback.clone());
-            match guard {
-                Some(guard) => {
-                    let detail = "last weights, or the other validators' votes".to_owned();
-                    round.degrade(DegradationKind::StaleGuard, detail, block);
-                    (guard, WeightsOrigin::StaleGuard)
-                }
-                None => (Weights::new(), WeightsOrigin::None),
-            }
+            guard_weights(round, block);
         }
-    };
-    round.weights = weights.into_iter().collect::<Vec<(Uid, f64)>>();
-    round.weights_origin = origin;
+    }
     hold_weights(round, block, policy);
+}
+
+/// A round that cannot be evaluated: nobody is judged, and no weights are made of it. Only the stale
+/// guard may send any, so that the chain does not forget this validator meanwhile.
+pub(super) fn without_evaluation(round: &mut Round, block: BlockNumber, policy: &Policy) {
+    guard_weights(round, block);
+    hold_weights(round, block, policy);
+}
+
+/// The stale guard's weights, where it has any.
+fn guard_weights(round: &mut Round, block: BlockNumber) {
+    let Some(guard) = round.frozen.as_ref().and_then(|frozen| frozen.fallback.clone()) else {
+        return;
+    };
+    let detail = "last weights, or the other validators' votes".to_owned();
+    round.degrade(DegradationKind::StaleGuard, detail, block);
+    round.weights = guard.into_iter().collect::<Vec<(Uid, f64)>>();
+    round.weights_origin = WeightsOrigin::StaleGuard;
 }
 
 /// Gives the weights up where policy asks for it: when they are decided, and once more before they

@@ -68,8 +68,8 @@ pub struct Frozen {
     pub inputs: FreezeInputs,
     /// Validators of the round, ascending by UID.
     pub validators: Vec<FrozenValidator>,
-    /// What the batches are drawn from.
-    pub seed: Seed,
+    /// What the batches are drawn from; none when no validator has published a seed.
+    pub seed: Option<Seed>,
     /// Groups A, B and C, and the foreground.
     pub cohorts: Cohorts,
     /// Miners with a usable checkpoint, in the order in which they are evaluated.
@@ -107,8 +107,12 @@ pub(super) fn freeze(
             format!("{me} is not registered, has no permit, or set no weights for a cycle");
         round.degrade(DegradationKind::NotAValidator, detail, block);
     }
-    if seeds.iter().all(|(_, seed)| *seed == 0) {
-        let detail = format!("none of {} validators has published a seed", seeds.len());
+    let seeded = seeds.iter().any(|(_, seed)| *seed != 0);
+    if !seeded {
+        let detail = format!(
+            "none of {} validators has published a seed: nothing is evaluated",
+            seeds.len()
+        );
         round.degrade(DegradationKind::NoSeeds, detail, block);
     }
 
@@ -131,7 +135,7 @@ pub(super) fn freeze(
                 seed: *seed,
             })
             .collect(),
-        seed: evaluation_seed(&combined_seed(&seeds), &inputs.seed_block_hash),
+        seed: seeded.then(|| evaluation_seed(&combined_seed(&seeds), &inputs.seed_block_hash)),
         garbage: (joined.garbage.len() + unread.len()) as u64,
         fallback: stale_weights(&inputs, me, previous, &hotkeys, policy),
         cohorts,
@@ -221,6 +225,7 @@ fn miners(
             verdict: None,
             score: None,
             reason: None,
+            duplicates: Vec::new(),
         };
         Some((hotkey.clone(), miner))
     });

@@ -1,13 +1,15 @@
 //! Work for evaluators: leased by block, given out again when the lease runs out, given up after a
 //! bounded number of attempts. What is given up is the validator's fault.
 
-use serde::{Deserialize, Serialize};
-
 use super::{
-    Baseline, Cause, DegradationKind, Job, JobKind, JobState, MergeOutcome, ModelRef, Policy,
-    Rejection, Reply, Round, Stage, State, Submission, Verdict,
+    Cause, DegradationKind, Job, JobKind, JobState, MergeOutcome, ModelRef, Policy, Rejection,
+    Reply, Round, Stage, State, Submission, ranking,
 };
-use crate::{BlockNumber, ExpertGroup, Hotkey, Phase, Reason, RoundId, Seed, compare, mean};
+use crate::{BlockNumber, ExpertGroup, Hotkey, Phase, Reason, Rival, RoundId, Seed};
+
+/// Jobs that one worker may hold: one that runs, and the next one that it fetches and verifies
+/// meanwhile. More would keep them from others, and go down with it.
+pub(super) const MAX_LEASES: usize = 2;
 
 /// A job as it is given to a worker.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,29 +32,14 @@ pub struct JobGrant {
     pub submission: Option<Submission>,
     /// What the round's batches are drawn from.
     pub seed: Seed,
+    /// Batches of data that the miner could know, for a score; 0 for none.
+    pub own_batches: u32,
+    /// What the submission must beat to be paid, where policy lets it be stopped early.
+    pub rival: Option<Rival>,
+    /// Blocks until nobody waits for the result any more, at least 1.
+    pub blocks_left: u64,
     /// Trace context of the round.
     pub traceparent: String,
-}
-
-/// What came out of a job.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Finished {
-    /// Losses per batch, in nats per token.
-    Measured {
-        /// Of the base model on the round's batches.
-        baseline: Vec<f64>,
-        /// Of the submission on the same.
-        losses: Vec<f64>,
-        /// Of the job's model on the held-out batches.
-        held_out: Vec<f64>,
-        /// Digest of the token ids used.
-        batches_digest: String,
-    },
-    /// The submission is invalid: the miner's fault.
-    Invalid(Cause),
-    /// The worker could not do it.
-    Failed(Cause),
 }
 
 impl JobKind {
@@ -68,7 +55,13 @@ impl JobKind {
 
 impl Round {
     pub(super) fn add_job(&mut self, kind: JobKind) {
-        let job = Job { kind, state: JobState::Queued, attempts: 0 };
+        let job = Job {
+            kind,
+            state: JobState::Queued,
+            attempts: 0,
+            not_before: BlockNumber(0),
+            not_for: Default::default(),
+        };
         self.jobs.entry(job.kind.id()).or_insert(job);
     }
 
@@ -138,12 +131,21 @@ pub(super) fn on_lease(state: &mut State, worker: String, policy: &Policy) -> Re
     let Some(round) = state.round.as_mut().filter(|round| round.stage != Stage::Closed) else {
         return Reply::Granted(None);
     };
-    let Some(seed) = round.frozen.as_ref().map(|frozen| frozen.seed) else {
+    let Some(seed) = round.frozen.as_ref().and_then(|frozen| frozen.seed) else {
         return Reply::Granted(None);
     };
-    let next = round
-        .queue()
-        .find(|kind| round.jobs.get(&kind.id()).is_some_and(|job| job.state == JobState::Queued));
+    let holds = |job: &&Job| match &job.state {
+        JobState::Leased { worker: holder, .. } => *holder == worker,
+        JobState::Queued | JobState::Done | JobState::Failed(_) => false,
+    };
+    if round.jobs.values().filter(holds).count() >= MAX_LEASES {
+        return Reply::Granted(None);
+    }
+    let waits = |job: &Job| {
+        let may = block >= job.not_before && !job.not_for.contains(&worker);
+        job.state == JobState::Queued && may
+    };
+    let next = round.queue().find(|kind| round.jobs.get(&kind.id()).is_some_and(waits));
     let Some(kind) = next else { return Reply::Granted(None) };
     let merged = round.merge.as_ref().and_then(MergeOutcome::model);
     let model = match &kind {
@@ -154,6 +156,11 @@ pub(super) fn on_lease(state: &mut State, worker: String, policy: &Policy) -> Re
         JobKind::Score(hotkey) => round.miners.get(hotkey).and_then(|m| m.submission.clone()),
         JobKind::Baseline | JobKind::HeldOut => None,
     };
+    let (own_batches, rival) = match &kind {
+        JobKind::Score(_) => (policy.own_data.batches, ranking::rival(round, policy)),
+        JobKind::Baseline | JobKind::HeldOut => (0, None),
+    };
+    let blocks_left = blocks_left(round, &kind, block, policy);
     let id = kind.id();
     let Some(job) = round.jobs.get_mut(&id) else { return Reply::Granted(None) };
     job.attempts += 1;
@@ -169,6 +176,9 @@ pub(super) fn on_lease(state: &mut State, worker: String, policy: &Policy) -> Re
         expert_group: group,
         submission,
         seed,
+        own_batches,
+        rival,
+        blocks_left,
         traceparent: round.traceparent.clone(),
     };
     state.next_fence += 1;
@@ -182,15 +192,32 @@ pub(super) fn on_renew(
     policy: &Policy,
 ) -> Result<Reply, Rejection> {
     let until = BlockNumber(state.block.0 + policy.lease_blocks);
-    match leased(state, id, fence)?.1.state {
+    let job = leased(state, id, fence)?.1;
+    match job.state {
         JobState::Leased { until: ref mut old, .. } => *old = until,
         JobState::Queued | JobState::Done | JobState::Failed(_) => {}
     }
-    Ok(Reply::Applied)
+    let scores = matches!(job.kind, JobKind::Score(_));
+    let rival = state.round.as_ref().filter(|_| scores).and_then(|r| ranking::rival(r, policy));
+    Ok(Reply::Renewed(rival.map(Box::new)))
+}
+
+/// Blocks until a result of this kind comes too late: scores are final when Merge begins, and the
+/// record is made of what there is at the cycle's end. At least 1.
+fn blocks_left(round: &Round, kind: &JobKind, block: BlockNumber, policy: &Policy) -> u64 {
+    let of = |phase| policy.schedule.phase_range(round.cycle, phase);
+    let (merge, end) = (of(Phase::Merge).0, of(Phase::ValidatorCommit2).1.0 + 1);
+    let until = match kind {
+        JobKind::Score(_) => merge.0,
+        JobKind::Baseline if block < merge => merge.0,
+        // What comes after Merge still tells what the merge has changed.
+        JobKind::Baseline | JobKind::HeldOut => end,
+    };
+    until.saturating_sub(block.0).max(1)
 }
 
 /// The job, if `fence` is the token of its present lease.
-fn leased<'a>(
+pub(super) fn leased<'a>(
     state: &'a mut State,
     id: &str,
     fence: u64,
@@ -205,75 +232,6 @@ fn leased<'a>(
             Err(lost())
         }
     }
-}
-
-pub(super) fn on_finish(
-    state: &mut State,
-    id: String,
-    fence: u64,
-    result: Finished,
-    policy: &Policy,
-) -> Result<Reply, Rejection> {
-    let (block, job) = leased(state, &id, fence)?;
-    let kind = job.kind.clone();
-    let bad = |why: &str| Rejection::BadResult { job: id.clone(), why: why.to_owned() };
-    if let Finished::Measured { baseline, losses, held_out, .. } = &result {
-        check(&kind, baseline, losses, held_out).map_err(bad)?;
-    }
-    if matches!(result, Finished::Invalid(_)) && !matches!(kind, JobKind::Score(_)) {
-        return Err(bad("only a submission can be invalid"));
-    }
-    let Some(round) = state.round.as_mut() else { return Ok(Reply::Ignored) };
-    let verdict = match result {
-        Finished::Failed(cause) => {
-            retry(round, &id, cause, block, policy);
-            return Ok(Reply::Applied);
-        }
-        Finished::Invalid(cause) => Some(Verdict::Invalid(cause)),
-        Finished::Measured { baseline, losses, held_out, batches_digest } => match kind {
-            JobKind::Baseline => {
-                let held_out = mean(&held_out).ok_or_else(|| bad("no held-out losses"))?;
-                round.baseline = Some(Baseline { losses: baseline, held_out });
-                None
-            }
-            JobKind::HeldOut => {
-                round.held_out_after = mean(&held_out);
-                None
-            }
-            JobKind::Score(_) => {
-                let raw = compare(&baseline, &losses).map_err(|e| bad(&e.to_string()))?.raw;
-                Some(Verdict::Measured { baseline, losses, raw, batches_digest })
-            }
-        },
-    };
-    if let (JobKind::Score(hotkey), Some(verdict)) = (&kind, verdict)
-        && let Some(miner) = round.miners.get_mut(hotkey)
-    {
-        miner.verdict = Some(verdict);
-    }
-    if let Some(job) = round.jobs.get_mut(&id) {
-        job.state = JobState::Done;
-    }
-    Ok(Reply::Applied)
-}
-
-/// What a worker must have measured for a job of this kind.
-fn check(
-    kind: &JobKind,
-    baseline: &[f64],
-    losses: &[f64],
-    held_out: &[f64],
-) -> Result<(), &'static str> {
-    let finite = |values: &[f64]| values.iter().all(|value| value.is_finite() && *value >= 0.0);
-    if !finite(baseline) || !finite(losses) || !finite(held_out) {
-        return Err("a loss is not a finite, non-negative number");
-    }
-    let complete = match kind {
-        JobKind::Baseline => !baseline.is_empty() && !held_out.is_empty(),
-        JobKind::Score(_) => !losses.is_empty() && baseline.len() == losses.len(),
-        JobKind::HeldOut => !held_out.is_empty(),
-    };
-    if complete { Ok(()) } else { Err("losses are missing") }
 }
 
 /// Gives back the jobs whose lease is over.
@@ -297,14 +255,44 @@ pub(super) fn expire(round: &mut Round, block: BlockNumber, policy: &Policy) {
     }
 }
 
-/// Queues the job again, or gives it up.
-fn retry(round: &mut Round, id: &str, cause: Cause, block: BlockNumber, policy: &Policy) {
+/// Why the round has no data, if its baseline was given up for that.
+pub(super) fn without_data(round: &Round) -> Option<&Cause> {
+    match &round.jobs.get(&JobKind::Baseline.id())?.state {
+        JobState::Failed(cause) if cause.reason == Reason::DataUnavailable.as_str() => Some(cause),
+        JobState::Failed(_) | JobState::Queued | JobState::Leased { .. } | JobState::Done => None,
+    }
+}
+
+/// Without data for the baseline there is none for anybody: what was not measured is not tried any
+/// more.
+pub(super) fn give_up_without_data(round: &mut Round) {
+    let Some(cause) = without_data(round).cloned() else { return };
+    for job in round.jobs.values_mut() {
+        let waiting = matches!(job.state, JobState::Queued | JobState::Leased { .. });
+        if waiting && matches!(job.kind, JobKind::Score(_)) {
+            job.state = JobState::Failed(cause.clone());
+        }
+    }
+}
+
+/// Queues the job again, or gives it up. Data that could not be had is not asked for again at once:
+/// what is unreachable now may come back in a block or two.
+pub(super) fn retry(
+    round: &mut Round,
+    id: &str,
+    cause: Cause,
+    block: BlockNumber,
+    policy: &Policy,
+) {
     let Some(job) = round.jobs.get_mut(id) else { return };
     let story = format!("{id}, attempt {}: {} ({})", job.attempts, cause.detail, cause.reason);
     let kind = if job.attempts >= policy.max_attempts {
         job.state = JobState::Failed(cause);
         DegradationKind::JobFailed
     } else {
+        if cause.reason == Reason::DataUnavailable.as_str() {
+            job.not_before = BlockNumber(block.0 + u64::from(job.attempts));
+        }
         job.state = JobState::Queued;
         DegradationKind::JobRetried
     };

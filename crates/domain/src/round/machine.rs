@@ -3,7 +3,7 @@
 use super::{
     Degradation, DegradationKind, Effect, Event, FreezeInputs, JobKind, MergeOutcome, Policy,
     Record, Rejection, Reply, Round, Stage, State, WeightsOrigin, Write, WriteKind, chain,
-    finalise, freeze, jobs, writes,
+    finalise, freeze, jobs, results, writes,
 };
 use crate::{BlockHash, BlockNumber, Phase, RoundId};
 
@@ -28,7 +28,9 @@ pub fn apply(state: &mut State, event: Event, policy: &Policy) -> Result<Reply, 
         Event::Refused { round, hotkey, cause } => jobs::on_refused(state, round, hotkey, cause),
         Event::Lease { worker } => Ok(jobs::on_lease(state, worker, policy)),
         Event::Renew { job, fence } => jobs::on_renew(state, &job, fence, policy),
-        Event::Finish { job, fence, result } => jobs::on_finish(state, job, fence, result, policy),
+        Event::Finish { job, fence, result } => {
+            results::on_finish(state, job, fence, result, policy)
+        }
         Event::Merged { round, outcome } => on_merged(state, round, outcome),
         Event::HashSigned { round, signature } => writes::on_signed(state, round, &signature),
         Event::Written { round, kind, status } => writes::on_written(state, round, kind, status),
@@ -79,6 +81,8 @@ fn on_block(
             frozen: None,
             miners: Default::default(),
             jobs: Default::default(),
+            batches_digest: None,
+            sources_digest: None,
             baseline: None,
             held_out_after: None,
             merge: None,
@@ -111,6 +115,7 @@ fn on_frozen(
 ) -> Result<Reply, Rejection> {
     let (me, group) = (state.hotkey.clone(), state.expert_group);
     let (history, previous) = (state.history.clone(), state.last_weights.clone());
+    let block = state.block;
     let round = state.open_round(id)?;
     if round.stage != Stage::Open {
         return Ok(Reply::Ignored);
@@ -120,8 +125,14 @@ fn on_frozen(
     }
     round.held = None;
     freeze::freeze(round, &me, group, &history, &previous, inputs, policy);
-    round.stage = Stage::Evaluating;
-    round.add_job(JobKind::Baseline);
+    if round.frozen.as_ref().is_some_and(|frozen| frozen.seed.is_some()) {
+        round.stage = Stage::Evaluating;
+        round.add_job(JobKind::Baseline);
+    } else {
+        // As after a freeze that failed: the model stays, and nobody is judged.
+        finalise::without_evaluation(round, block, policy);
+        round.stage = Stage::Committing;
+    }
     let frozen = round.frozen.as_ref();
     state.validators =
         frozen.map(|f| f.validators.iter().map(|v| v.hotkey.clone()).collect()).unwrap_or_default();
@@ -156,6 +167,7 @@ fn on_merged(state: &mut State, id: RoundId, outcome: MergeOutcome) -> Result<Re
 fn progress(state: &mut State, policy: &Policy) {
     let block = state.block;
     let Some(round) = &mut state.round else { return };
+    jobs::give_up_without_data(round);
     let cycle = round.cycle;
     let phases = |phase| policy.schedule.phase_range(cycle, phase);
     let started = |phase| block >= phases(phase).0;

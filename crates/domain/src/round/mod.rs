@@ -16,7 +16,9 @@ mod freeze;
 mod jobs;
 mod machine;
 mod policy;
+mod ranking;
 mod record;
+mod results;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -25,12 +27,13 @@ mod writes;
 pub use degradation::{Degradation, DegradationKind, UnknownDegradation};
 pub use events::{Effect, Event, MergePlan, Rejection, Reply};
 pub use freeze::{FreezeInputs, Frozen, FrozenValidator, RawCommitment};
-pub use jobs::{Finished, JobGrant};
+pub use jobs::JobGrant;
 pub use machine::apply;
-pub use policy::{Policy, PolicyError, WeightPolicy};
+pub use policy::{EarlyStop, OwnDataPolicy, Policy, PolicyError, Terms, WeightPolicy};
 pub use record::{MinerRecord, Record};
+pub use results::{Finished, Measured};
 pub use state::{
     Baseline, Cause, Committed, Job, JobKind, JobState, MergeOutcome, MergeResult, Miner, ModelRef,
-    Round, Stage, State, Submission, Verdict,
+    OwnMeasured, Round, Stage, State, Submission, Verdict,
 };
 pub use writes::{Payload, WeightsOrigin, Write, WriteKind, WriteState, WriteStatus};

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::DegradationKind;
-use crate::{CohortConfig, Hotkey, Schedule, TopK, TwoGroups};
+use crate::{CohortConfig, DuplicatePolicy, Hotkey, Schedule, TopK, TwoGroups};
 
 /// How weights are made of averages.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -15,6 +15,46 @@ pub enum WeightPolicy {
     TwoGroups(TwoGroups),
     /// The best `k` averages, normalised.
     TopK(TopK),
+}
+
+/// What every model of a round is measured on: the same for the base model and for every miner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Terms {
+    /// Batches per model.
+    pub batches: u32,
+    /// Sequences per batch.
+    pub batch_size: u32,
+    /// Tokens per sequence.
+    pub sequence_length: u32,
+}
+
+/// When a submission may be stopped before its last batch: [`crate::Rival`] has the rule.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct EarlyStop {
+    /// Chance that stopping is right: 0.5 to 1, both excluded.
+    pub confidence: f64,
+    /// Batches that are measured in any case, at least 2.
+    pub minimum_batches: u32,
+}
+
+/// The check of submissions on data that their miners could know: [`crate::OwnData`] has the rule.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct OwnDataPolicy {
+    /// Batches of that data; 0 for no check.
+    pub batches: u32,
+    /// Whether an overfitted submission scores 0. It is reported in any case.
+    pub enforce: bool,
+    /// The largest share of the improvement on its own data that an overfitted submission has on
+    /// the round's: 0 to 1.
+    pub share: f64,
+}
+
+impl Default for OwnDataPolicy {
+    /// No check. A share of a quarter: who learns the language learns it everywhere, and keeps most
+    /// of an improvement on other texts.
+    fn default() -> Self {
+        Self { batches: 0, enforce: false, share: 0.25 }
+    }
 }
 
 /// Everything that decides a round and is not read from the chain.
@@ -34,6 +74,18 @@ pub struct Policy {
     pub lease_blocks: u64,
     /// How often a job is given out before it is given up.
     pub max_attempts: u32,
+    /// What models are measured on; zeros in records from before it was written down.
+    #[serde(default)]
+    pub terms: Terms,
+    /// Whether and when submissions may be stopped early.
+    #[serde(default)]
+    pub early_stop: Option<EarlyStop>,
+    /// What is done about equal and nearly equal submissions.
+    #[serde(default)]
+    pub duplicates: DuplicatePolicy,
+    /// How submissions are checked on data that their miners could know.
+    #[serde(default)]
+    pub own_data: OwnDataPolicy,
     /// How weights are made.
     pub weights: WeightPolicy,
     /// Whether the stale guard sends weights when the round has none.
@@ -47,6 +99,13 @@ pub struct Policy {
 /// Why a policy makes no sense.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
+    #[error("`{key}` must be {must}")]
+    OutOfRange {
+        /// Name of the key.
+        key: &'static str,
+        /// What is asked of it.
+        must: &'static str,
+    },
     #[error("`{key}` must be at least 1")]
     Zero {
         /// Name of the key.
@@ -61,6 +120,27 @@ impl Policy {
         zero("foreground_top_n", self.foreground_top_n == 0)?;
         zero("version_range_cycles", self.version_range_cycles == 0)?;
         zero("lease_blocks", self.lease_blocks == 0)?;
-        zero("max_attempts", self.max_attempts == 0)
+        zero("max_attempts", self.max_attempts == 0)?;
+        zero("batches", self.terms.batches == 0)?;
+        zero("batch_size", self.terms.batch_size == 0)?;
+        zero("sequence_length", self.terms.sequence_length == 0)?;
+        let within = |key, must, holds: bool| match holds {
+            true => Ok(()),
+            false => Err(PolicyError::OutOfRange { key, must }),
+        };
+        if let Some(EarlyStop { confidence, minimum_batches }) = self.early_stop {
+            let sane = confidence > 0.5 && confidence < 1.0;
+            within("early_stop.confidence", "above 0.5 and below 1", sane)?;
+            within("early_stop.minimum_batches", "at least 2", minimum_batches >= 2)?;
+        }
+        let similarity = self.duplicates.similarity;
+        within(
+            "duplicates.similarity",
+            "above 0 and at most 1",
+            similarity > 0.0 && similarity <= 1.0,
+        )?;
+        let own = self.own_data;
+        within("own_data.batches", "0 or at least 4", own.batches == 0 || own.batches >= 4)?;
+        within("own_data.share", "from 0 to 1", (0.0..=1.0).contains(&own.share))
     }
 }

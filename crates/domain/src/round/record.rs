@@ -43,6 +43,12 @@ pub struct Record {
     pub history_before: History,
     /// Scores after the round.
     pub history_after: History,
+    /// Digest of the batches that every model was measured on.
+    #[serde(default)]
+    pub batches_digest: Option<String>,
+    /// Digest of the data sources that they were drawn from.
+    #[serde(default)]
+    pub sources_digest: Option<String>,
     /// Loss of the base model.
     pub baseline: Option<Baseline>,
     /// Loss of the merged model on the held-out batches.
@@ -86,6 +92,8 @@ impl Record {
             frozen: round.frozen.clone(),
             history_before: round.history_before.clone(),
             history_after: history.clone(),
+            batches_digest: round.batches_digest.clone(),
+            sources_digest: round.sources_digest.clone(),
             baseline: round.baseline.clone(),
             held_out_after: round.held_out_after,
             miners: round.miners.iter().map(miner).collect(),

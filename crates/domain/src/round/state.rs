@@ -1,13 +1,13 @@
 //! What the scheduler knows: one value, saved whole, from which everything can go on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Degradation, Effect, Frozen, Rejection, WeightsOrigin, Write, WriteKind};
 use crate::{
-    BlockHash, BlockNumber, CycleIndex, ExpertGroup, GlobalVersion, History, Hotkey, ModelHash,
-    Reason, RoundId, Uid, Weights,
+    BlockHash, BlockNumber, CycleIndex, ExpertGroup, GlobalVersion, History, Hotkey, Improvement,
+    ModelHash, OwnData, Reason, RoundId, Sketch, Uid, Weights,
 };
 
 /// A global model in the artifact store.
@@ -75,6 +75,10 @@ pub struct Miner {
     pub score: Option<f64>,
     /// Why the final score is what it is, where there is a reason.
     pub reason: Option<Reason>,
+    /// Whose submissions are equal or nearly equal to its own, ascending; known when scores are
+    /// final.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub duplicates: Vec<Hotkey>,
 }
 
 /// What a miner revealed on chain.
@@ -111,9 +115,44 @@ pub enum Verdict {
         raw: f64,
         /// Digest of the token ids used.
         batches_digest: String,
+        /// By how much it lowers the loss, and how sure that is; none for a single batch.
+        #[serde(default)]
+        improvement: Option<Improvement>,
+        /// The same on data that the miner could know, where policy asks for it.
+        #[serde(default)]
+        own: Option<OwnMeasured>,
+        /// What it changed in the base model.
+        #[serde(default)]
+        sketch: Option<Sketch>,
+    },
+    /// Stopped early: it could no longer reach the ranks that pay.
+    OutOfReach {
+        /// The base model's losses on the batches that were measured.
+        baseline: Vec<f64>,
+        /// The submission's on the same: the first ones of the round.
+        losses: Vec<f64>,
+        /// Mean loss of the submission that it had to beat, over all batches.
+        rival: f64,
+        /// Digest of the token ids of all batches.
+        batches_digest: String,
+        /// By how much it lowers the loss on what was measured.
+        improvement: Option<Improvement>,
     },
     /// The submission is invalid.
     Invalid(Cause),
+}
+
+/// A submission on data that its miner could know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OwnMeasured {
+    /// Losses of the base model, per batch, in nats per token.
+    pub baseline: Vec<f64>,
+    /// The submission's.
+    pub losses: Vec<f64>,
+    /// By how much it lowers them.
+    pub improvement: Option<Improvement>,
+    /// What comparing that with the round's batches says; none when there are too few.
+    pub says: Option<OwnData>,
 }
 
 /// What a job is for.
@@ -158,6 +197,12 @@ pub struct Job {
     pub state: JobState,
     /// How often it was given out.
     pub attempts: u32,
+    /// First block at which it may be given out again.
+    #[serde(default)]
+    pub not_before: BlockNumber,
+    /// Workers that measured it on other batches than the round's: they would do so again.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub not_for: BTreeSet<String>,
 }
 
 /// How a merge ended.
@@ -214,6 +259,9 @@ pub struct Baseline {
     pub losses: Vec<f64>,
     /// Mean over the held-out batches.
     pub held_out: f64,
+    /// How many of those there are; 0 in records from before it was written down.
+    #[serde(default)]
+    pub held_out_batches: u32,
 }
 
 /// One round.
@@ -248,6 +296,12 @@ pub struct Round {
     pub miners: BTreeMap<Hotkey, Miner>,
     /// Work for evaluators, by name.
     pub jobs: BTreeMap<String, Job>,
+    /// Digest of the round's batches: the first accepted result's. Everybody else's must be the same.
+    #[serde(default)]
+    pub batches_digest: Option<String>,
+    /// Digest of the data sources that they were drawn from, likewise.
+    #[serde(default)]
+    pub sources_digest: Option<String>,
     /// What the base model loses.
     pub baseline: Option<Baseline>,
     /// Mean loss of the merged model on the held-out batches.

@@ -2,14 +2,16 @@
 
 mod chain;
 mod replay;
+mod rules;
+mod verdicts;
 
 use std::collections::BTreeSet;
 
 use super::*;
 use crate::{
-    BlockHash, BlockNumber, CohortConfig, ExpertGroup, GlobalVersion, Hotkey, Metagraph,
-    MinerCommitment, ModelHash, Neuron, Phase, RoundId, Schedule, SignedHashCommitment, TopK, Uid,
-    ValidatorCommitment, Weights,
+    BlockHash, BlockNumber, CohortConfig, DuplicatePolicy, ExpertGroup, GlobalVersion, Hotkey,
+    Metagraph, MinerCommitment, ModelHash, Neuron, Phase, RoundId, Schedule, SignedHashCommitment,
+    TopK, Uid, ValidatorCommitment, Weights,
 };
 
 const ME: u8 = 1;
@@ -37,6 +39,10 @@ fn policy() -> Policy {
         version_range_cycles: 2,
         lease_blocks: 3,
         max_attempts: 2,
+        terms: Terms { batches: 2, batch_size: 1, sequence_length: 16 },
+        early_stop: None,
+        duplicates: DuplicatePolicy::default(),
+        own_data: OwnDataPolicy::default(),
         weights: WeightPolicy::TopK(TopK { k: 3 }),
         stale_guard: true,
         hold_weights_on: BTreeSet::new(),
@@ -160,19 +166,20 @@ fn blocks(state: &mut State, to: u64) {
 fn lease(state: &mut State) -> JobGrant {
     match run(state, Event::Lease { worker: "w".to_owned() }) {
         Reply::Granted(Some(grant)) => *grant,
-        other @ (Reply::Applied | Reply::Ignored | Reply::Granted(None)) => {
+        other @ (Reply::Applied | Reply::Ignored | Reply::Granted(None) | Reply::Renewed(_)) => {
             panic!("no job: {other:?}")
         }
     }
 }
 
 fn measured(baseline: f64, loss: f64) -> Finished {
-    Finished::Measured {
+    Finished::Measured(Measured {
         baseline: vec![baseline; 2],
         losses: vec![loss; 2],
         held_out: vec![baseline],
         batches_digest: "d".to_owned(),
-    }
+        ..Measured::default()
+    })
 }
 
 fn finish(state: &mut State, grant: &JobGrant, result: Finished) {

@@ -4,6 +4,16 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn any_job() -> impl Strategy<Value = String> {
+    let score = |k: &u8| JobKind::Score(key(*k)).id();
+    let scores = MINERS.iter().map(score);
+    prop::sample::select(
+        scores
+            .chain([JobKind::Baseline, JobKind::HeldOut].map(|kind| kind.id()))
+            .collect::<Vec<_>>(),
+    )
+}
+
 /// Events that could come in any order from outside.
 pub(super) fn any_event() -> impl Strategy<Value = Event> {
     let miner = prop::sample::select(MINERS.to_vec());
@@ -29,7 +39,25 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
             hotkey: key(k),
             cause: Cause { reason: "non_finite".to_owned(), detail: String::new() },
         }),
-        3 => Just(Event::Lease { worker: "w".to_owned() }),
+        3 => "[ab]".prop_map(|worker| Event::Lease { worker }),
+        1 => (any_job(), 1u64..6).prop_map(|(job, fence)| Event::Renew { job, fence }),
+        1 => (any_job(), 1u64..6, prop::sample::select(vec!["data_unavailable", "timeout"])).prop_map(
+            |(job, fence, reason)| {
+                let (reason, detail) = (reason.to_owned(), String::new());
+                Event::Finish { job, fence, result: Finished::Failed(Cause { reason, detail }) }
+            }
+        ),
+        1 => (any_job(), 1u64..6, "[dx]", any::<bool>()).prop_map(
+            |(job, fence, batches_digest, out_of_reach)| {
+                let (baseline, losses) = (vec![5.0; 2], vec![4.0; 1 + usize::from(!out_of_reach)]);
+                let (held_out, sources_digest) = (vec![5.0], batches_digest.clone());
+                let result = Finished::Measured(Measured {
+                    baseline, losses, held_out, batches_digest, sources_digest, out_of_reach,
+                    ..Measured::default()
+                });
+                Event::Finish { job, fence, result }
+            }
+        ),
         3 => (prop::sample::select(vec!["baseline".to_owned(), "held_out".to_owned()]), 1u64..6)
             .prop_map(|(job, fence)| Event::Finish { job, fence, result: measured(5.0, 5.0) }),
         3 => (prop::sample::select(MINERS.to_vec()), 1u64..6, 1.0f64..6.0).prop_map(
@@ -97,6 +125,35 @@ proptest! {
             prop_assert!(round.weights.iter().all(|(_, w)| w.is_finite() && *w >= 0.0));
             let sum: f64 = round.weights.iter().map(|(_, w)| w).sum();
             prop_assert!(round.weights.is_empty() || (sum - 1.0).abs() < 1e-9);
+        }
+    }
+
+    #[test]
+    fn whatever_happens_no_worker_holds_three_jobs_and_all_verdicts_are_on_the_same_batches(
+        events in prop::collection::vec(any_event(), 0..160)
+    ) {
+        let mut policy = policy();
+        policy.early_stop = Some(EarlyStop { confidence: 0.9, minimum_batches: 2 });
+        let mut state = fresh();
+        for event in events {
+            let _ = apply(&mut state, event, &policy);
+            let Some(round) = &state.round else { continue };
+            for worker in ["a", "b"] {
+                let held = round.jobs.values().filter(|job| matches!(
+                    &job.state, JobState::Leased { worker: holder, .. } if holder == worker
+                ));
+                prop_assert!(held.count() <= 2);
+            }
+            for miner in round.miners.values() {
+                match &miner.verdict {
+                    Some(Verdict::Measured { batches_digest, .. }) => {
+                        prop_assert_eq!(Some(batches_digest), round.batches_digest.as_ref());
+                    }
+                    // Nobody is ever on the third rank here.
+                    Some(Verdict::OutOfReach { .. }) => prop_assert!(false, "stopped for nobody"),
+                    Some(Verdict::Invalid(_)) | None => {}
+                }
+            }
         }
     }
 
