@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs::File, io, path::Path};
 
 use checkpoint::{Limits, Refusal};
 use domain::{ExpertGroup, ModelHash};
-use model::{LanguageModel, LoadOptions, ModelError};
+use model::{LanguageModel, LoadOptions, ModelError, Next};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -146,7 +146,7 @@ impl Bench {
         if let Some(losses) = remembered.get(&key) {
             return Ok((losses.clone(), digest));
         }
-        let losses = base.model.losses_until(&drawn.batches, stop)?;
+        let losses = base.model.losses_until(&drawn.batches, &mut |_| next(stop))?;
         if remembered.len() >= REMEMBERED {
             remembered.clear();
         }
@@ -182,12 +182,16 @@ impl Bench {
         let drawn = texts.round(job.batches)?;
         let mut run = || -> Result<Vec<f64>, ModelError> {
             base.model.overlay(&file)?;
-            base.model.losses_until(&drawn.batches, stop)
+            base.model.losses_until(&drawn.batches, &mut |_| next(stop))
         };
         let losses = run();
         base.model.restore();
         losses.map_err(Failure::of_submission)
     }
+}
+
+fn next(stop: &dyn Fn() -> bool) -> Next {
+    if stop() { Next::Cancel } else { Next::Go }
 }
 
 /// Never happens after [`Bench::load`].

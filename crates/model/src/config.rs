@@ -38,6 +38,8 @@ pub struct ModelConfig {
     pub shared_experts: i64,
     /// Routed experts that a token goes through.
     pub top_k: i64,
+    /// How they are chosen.
+    pub method: TopK,
     /// Factor of the router's weights.
     pub routed_scaling_factor: f64,
     /// Epsilon of all norms but `kv_a_layernorm`, whose is always 1e-6.
@@ -48,6 +50,20 @@ pub struct ModelConfig {
     pub tied: bool,
     /// Token that fills rows up.
     pub pad_token: Option<i64>,
+}
+
+/// How a token's experts are chosen: `topk_method`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TopK {
+    /// `greedy`: the most probable ones.
+    Greedy,
+    /// `group_limited_greedy`: the most probable ones of the best routing groups.
+    GroupLimited {
+        /// Routing groups of equal size that a layer's experts are divided into, in order of id.
+        groups: i64,
+        /// Groups that a token may go to.
+        chosen: i64,
+    },
 }
 
 /// Rotary embedding.
@@ -127,6 +143,8 @@ struct RawConfig {
     mlp_bias: bool,
     hidden_act: Option<String>,
     topk_method: Option<String>,
+    n_group: Option<i64>,
+    topk_group: Option<i64>,
     pad_token_id: Option<i64>,
     max_position_embeddings: Option<f64>,
     rope_theta: Option<f64>,
@@ -168,6 +186,7 @@ impl ModelConfig {
             RawConfig::deserialize(json).map_err(|error| bad("(whole)", error.to_string()))?;
         raw.check()?;
         let rope = raw.rope()?;
+        let method = raw.method()?;
         let config = Self {
             vocab_size: raw.vocab_size,
             hidden_size: raw.hidden_size,
@@ -183,6 +202,7 @@ impl ModelConfig {
             routed_experts: raw.n_routed_experts,
             shared_experts: raw.n_shared_experts,
             top_k: raw.num_experts_per_tok,
+            method,
             routed_scaling_factor: raw.routed_scaling_factor,
             rms_norm_eps: raw.rms_norm_eps,
             rope,
@@ -251,13 +271,31 @@ impl RawConfig {
         if let Some(act) = self.hidden_act.as_deref().filter(|act| *act != "silu") {
             return Err(bad("hidden_act", format!("`{act}` is not `silu`")));
         }
-        if let Some(method) = self.topk_method.as_deref().filter(|method| *method != "greedy") {
-            return Err(bad("topk_method", format!("`{method}` is not `greedy`")));
-        }
         if self.pad_token_id.is_some_and(|id| !(0..self.vocab_size).contains(&id)) {
             return Err(bad("pad_token_id", "outside the vocabulary"));
         }
         Ok(())
+    }
+
+    fn method(&self) -> Result<TopK, ModelError> {
+        let method = self.topk_method.as_deref().unwrap_or("greedy");
+        match method {
+            "greedy" => return Ok(TopK::Greedy),
+            "group_limited_greedy" => (),
+            _ => return Err(bad("topk_method", format!("`{method}` is not supported"))),
+        }
+        let groups = self.n_group.ok_or_else(|| bad("n_group", "missing"))?;
+        let chosen = self.topk_group.ok_or_else(|| bad("topk_group", "missing"))?;
+        let experts = self.n_routed_experts;
+        if groups < 1 || experts % groups != 0 {
+            return Err(bad("n_group", format!("{experts} experts do not make {groups} groups")));
+        }
+        if !(1..=groups).contains(&chosen) || chosen * (experts / groups) < self.num_experts_per_tok
+        {
+            let why = format!("{chosen} of {groups} groups have too few experts for a token");
+            return Err(bad("topk_group", why));
+        }
+        Ok(TopK::GroupLimited { groups, chosen })
     }
 
     fn rope(&self) -> Result<Rope, ModelError> {
@@ -312,67 +350,4 @@ impl RawConfig {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn new_form() -> Value {
-        json!({
-            "model_type": "deepseek_v2", "vocab_size": 320, "hidden_size": 64,
-            "intermediate_size": 160, "moe_intermediate_size": 32, "num_hidden_layers": 4,
-            "first_k_dense_replace": 1, "num_attention_heads": 4, "qk_nope_head_dim": 16,
-            "qk_rope_head_dim": 8, "v_head_dim": 16, "kv_lora_rank": 16, "q_lora_rank": null,
-            "n_routed_experts": 8, "n_shared_experts": 2, "num_experts_per_tok": 2,
-            "rope_parameters": {
-                "rope_type": "yarn", "rope_theta": 10000, "factor": 40, "beta_fast": 32,
-                "beta_slow": 1, "mscale": 0.707, "mscale_all_dim": 0.707,
-                "original_max_position_embeddings": 4096
-            }
-        })
-    }
-
-    #[test]
-    fn both_forms_of_the_rotary_settings_mean_the_same() {
-        let new = new_form();
-        let mut old = new.clone();
-        let object = old.as_object_mut().unwrap();
-        let mut rope = object.remove("rope_parameters").unwrap();
-        let rope_object = rope.as_object_mut().unwrap();
-        rope_object.remove("rope_type");
-        rope_object.remove("rope_theta");
-        rope_object.insert("type".into(), "yarn".into());
-        object.insert("rope_scaling".into(), rope);
-        object.insert("rope_theta".into(), 10_000.into());
-        assert_eq!(ModelConfig::from_json(&new).unwrap(), ModelConfig::from_json(&old).unwrap());
-    }
-
-    #[test]
-    fn what_the_port_does_not_compute_is_refused_by_name() {
-        for (field, value) in [
-            ("q_lora_rank", json!(16)),
-            ("topk_method", json!("group_limited_greedy")),
-            ("hidden_act", json!("gelu")),
-            ("attention_bias", json!(true)),
-            ("model_type", json!("llama")),
-            ("hidden_size", json!(0)),
-            ("num_experts_per_tok", json!(9)),
-            ("qk_rope_head_dim", json!(7)),
-            ("pad_token_id", json!(320)),
-        ] {
-            let mut json = new_form();
-            json[field] = value;
-            let error = ModelConfig::from_json(&json).unwrap_err().to_string();
-            assert!(error.contains(field), "{error}");
-        }
-    }
-
-    #[test]
-    fn the_attention_factor_of_deepseeks_settings_is_one() {
-        let yarn = ModelConfig::from_json(&new_form()).unwrap().rope.yarn.unwrap();
-        assert_eq!(yarn.attention_factor(), 1.0);
-        // What transformers 5.23.0 reports as the attention's scale for heads of 24.
-        let scale = yarn.attention_mscale().powi(2) / 24f64.sqrt();
-        assert!((scale - 0.324_481_082_193_611_6).abs() < 1e-12);
-    }
-}
+mod tests;
