@@ -74,8 +74,22 @@ impl PickleEnd {
             0x8a => length(1),
             b'X' => length(4),
             b'c' => State::Lines(2),
-            b'N' | 0x88 | 0x89 | b'(' | b'}' | b']' | b')' | b't' | 0x85..=0x87 | b's' | b'u'
-            | b'a' | b'e' | b'b' | b'R' | b'Q' => State::Instruction,
+            b'N'
+            | 0x88
+            | 0x89
+            | b'('
+            | b'}'
+            | b']'
+            | b')'
+            | b't'
+            | 0x85..=0x87
+            | b's'
+            | b'u'
+            | b'a'
+            | b'e'
+            | b'b'
+            | b'R'
+            | b'Q' => State::Instruction,
             _ => return None,
         })
     }
@@ -107,9 +121,29 @@ mod tests {
     }
 
     const PIECES: &[&[u8]] = &[
-        b"}", b"]", b")", b"(", b"t", b"N", b"K.", b"M..", b"J....", b"G........", b"q.", b"h.",
-        b"r....", b"j....", b"X\x03\0\0\0a.b", b"X\0\0\0\0", b"\x8a\x02..", b"\x8a\0",
-        b"ccollections\nOrderedDict\n", b"\x85", b"0", b".", b"c.\n.\n",
+        b"}",
+        b"]",
+        b")",
+        b"(",
+        b"t",
+        b"N",
+        b"K.",
+        b"M..",
+        b"J....",
+        b"G........",
+        b"q.",
+        b"h.",
+        b"r....",
+        b"j....",
+        b"X\x03\0\0\0a.b",
+        b"X\0\0\0\0",
+        b"\x8a\x02..",
+        b"\x8a\0",
+        b"ccollections\nOrderedDict\n",
+        b"\x85",
+        b"0",
+        b".",
+        b"c.\n.\n",
     ];
 
     proptest! {

@@ -52,7 +52,8 @@ pub(super) fn tensors(file: &[u8], limits: Limits) -> Result<Tensors, Refusal> {
     {
         return Err(Flaw::BigEndian.with(folder));
     }
-    let described = describe(&file[entries[format!("{folder}/data.pkl").as_str()].clone()], limits)?;
+    let described =
+        describe(&file[entries[format!("{folder}/data.pkl").as_str()].clone()], limits)?;
     let mut tensors = Tensors::new();
     for (name, stored) in described.tensors {
         let info = place(&name, stored, entries, folder)?;

@@ -19,9 +19,8 @@ pub(crate) const LENGTH_LEN: usize = 8;
 
 /// Reads and checks the header: names are unique, and the tensors lie end to end from the header's end to the file's.
 pub(super) fn tensors(file: &[u8], limits: Limits) -> Result<Tensors, Refusal> {
-    let (length, rest) = file
-        .split_first_chunk::<LENGTH_LEN>()
-        .ok_or_else(|| Flaw::Truncated.with("no header"))?;
+    let (length, rest) =
+        file.split_first_chunk::<LENGTH_LEN>().ok_or_else(|| Flaw::Truncated.with("no header"))?;
     let header =
         rest.split_at_checked(header_len(*length, limits)?).ok_or_else(|| truncated(file.len()))?;
     let (header, data) = header;

@@ -97,7 +97,9 @@ impl Archive<'_> {
             return Err(Flaw::BadArchive.with("bytes before the directory"));
         }
         match order.next() {
-            Some((_, _, name)) => Err(Flaw::BadArchive.with(format!("{name}: only in the directory"))),
+            Some((_, _, name)) => {
+                Err(Flaw::BadArchive.with(format!("{name}: only in the directory")))
+            }
             None => Ok(()),
         }
     }
