@@ -8,6 +8,7 @@
 //! of each thread: `caller` pushes, `lane` runs the model hash. `ratio` there is that of the model hash alone over the
 //! busier of the two: what the stream reaches when each has a core for itself.
 #![expect(clippy::print_stdout, reason = "a benchmark tells its figures")]
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot run says so by ending")]
 
 use std::{collections::BTreeMap, fs, hint::black_box, path::Path, sync::Arc, time::Instant};
 

@@ -1,27 +1,18 @@
 //! The model hash that is signed and committed on chain (protocol, section 3).
 
-use blake2b_simd::{Params, State};
+use blake2::{Blake2b, Digest as _, digest::consts::U24};
 use domain::ModelHash;
 
 use crate::{refusal::Refusal, source::TensorSource};
 
-/// Bytes of the digest.
-const LEN: usize = 24;
-
 /// BLAKE2b with a 24-byte digest over the tensors in ascending order of name: the UTF-8 name, then the data as
 /// stored. No lengths, shapes or separators.
-#[derive(Clone)]
-pub(crate) struct ModelHasher(State);
-
-impl Default for ModelHasher {
-    fn default() -> Self {
-        Self(Params::new().hash_length(LEN).to_state())
-    }
-}
+#[derive(Clone, Default)]
+pub(crate) struct ModelHasher(Blake2b<U24>);
 
 impl ModelHasher {
     pub(crate) fn name(&mut self, name: &str) {
-        self.0.update(name.as_bytes());
+        self.0.update(name);
     }
 
     /// The next part of the current tensor's data.
@@ -30,12 +21,7 @@ impl ModelHasher {
     }
 
     pub(crate) fn finish(self) -> ModelHash {
-        let digest = self.0.finalize();
-        let mut hash = [0; LEN];
-        for (to, from) in hash.iter_mut().zip(digest.as_bytes()) {
-            *to = *from;
-        }
-        ModelHash(hash)
+        ModelHash(self.0.finalize().into())
     }
 }
 
