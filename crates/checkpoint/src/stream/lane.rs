@@ -10,8 +10,9 @@ use crate::hash::ModelHasher;
 
 /// Small enough to stay in the cache between the two threads, large enough that handing over costs nothing.
 const BUFFER: usize = 128 << 10;
-/// Buffers of one lane: one is filled, one is hashed, two wait. So much memory and no more.
-const BUFFERS: usize = 4;
+/// Buffers of one lane: one is filled, one is hashed, the others wait, so that neither thread stops when the other is
+/// not on a core for a while. 1 MiB and no more.
+const BUFFERS: usize = 8;
 
 /// Hashes what it is fed, in order. The thread begins with the second buffer, so that small files and senders that
 /// never get that far cost none; it ends with the lane, however that ends.

@@ -1,8 +1,5 @@
 //! Verifies a submission while it arrives: one pass over the bytes, and memory that does not grow with the file.
-//!
-//! A file is accepted here exactly when [`crate::open`] and [`crate::verify`] accept it. Of several flaws the one that
-//! comes first in the file is named, since that is where the file is refused: a value that is not finite before the
-//! hash that does not fit, where [`crate::verify`] names the hash. See [`Stream`] for what is known when.
+//! See [`Stream`].
 
 mod archive;
 mod data;
@@ -32,6 +29,10 @@ use crate::{
 const CHUNK: usize = 64 << 10;
 
 /// A submission that is arriving, fed with pieces of any size.
+///
+/// It is accepted exactly when [`crate::open()`] and [`crate::verify()`] accept the file, provided that it is as long as
+/// announced. Of several flaws the first that passes is named: a value that is not finite before a hash that does not
+/// fit, where [`crate::verify()`] names the hash.
 ///
 /// What is refused when:
 /// - the announced size: before the first byte;
@@ -149,7 +150,8 @@ impl Reread {
     }
 
     /// Finishes the verification. `spool` is the stored file of the streamed bytes, opened: what was seen of it while
-    /// it passed is not looked at again, provided that it lies where it lay then. Refusals as [`crate::verify`].
+    /// it passed is not looked at again, provided that it lies where it lay then. Refusals as
+    /// [`crate::verify()`].
     pub fn verify(&self, spool: &Checkpoint) -> Result<Verified, Refusal> {
         let same = spool.format() == self.format
             && spool.len() == self.bytes

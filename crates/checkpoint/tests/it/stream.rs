@@ -84,6 +84,19 @@ fn every_vector_is_judged_in_pieces_as_it_is_judged_whole() {
 }
 
 #[test]
+fn a_stream_goes_to_another_thread_between_two_pieces() {
+    let bytes = fs::read(vectors().join("miner1_g0.safetensors")).unwrap();
+    let layout = layout_of("miner1_g0.safetensors");
+    let mut stream = Stream::new(layout, Limits::default(), None, None).unwrap();
+    for piece in bytes.chunks(50_000) {
+        let piece = piece.to_vec();
+        let pushed = std::thread::spawn(move || stream.push(&piece).map(|()| stream));
+        stream = pushed.join().unwrap().unwrap();
+    }
+    assert!(matches!(stream.finish().unwrap().outcome, Outcome::Verified(_)));
+}
+
+#[test]
 fn an_honest_file_is_verified_in_one_pass() {
     for name in ["miner0_g0", "miner1_g1", "miner2_g0"] {
         let file = format!("{name}.safetensors");
@@ -135,12 +148,22 @@ fn thousands_of_bent_vectors_are_judged_in_pieces_as_they_are_judged_whole() {
 
 #[test]
 fn bent_hostile_archives_are_judged_in_pieces_as_they_are_judged_whole() {
-    let file = pt(&state_dict(&plain()), &[0x3c; 64]);
-    let layout = own_layout(&file);
+    // As they are, and as torch writes them: with sizes behind the data.
+    let entry = |flags| {
+        [
+            ("a/data.pkl", state_dict(&plain())),
+            ("a/note", b"1".to_vec()),
+            ("a/data/0", vec![0x3c; 64]),
+        ]
+        .map(|(name, data)| Entry { flags, ..Entry::stored(name, &data) })
+    };
+    let files = [zip(&entry(0)), zip(&entry(8))];
+    let layout = own_layout(&files[0]);
+    assert_eq!(own_layout(&files[1]), layout);
     let (mut accepted, mut refused) = (0, 0);
     for seed in 0..6000 {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let mut bytes = file.clone();
+        let mut bytes = files[rng.random_range(0..2)].clone();
         mutate(&mut bytes, &mut rng, 0..400);
         let steps = steps(&mut rng);
         let judged = std::panic::catch_unwind(|| stream_body::stream(&bytes, &layout, &steps));
