@@ -3,9 +3,13 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 VECTORS=${CONNITO_VECTORS:-../tests/vectors}/model
-mkdir -p corpus/{pt,pickle,safetensors,safetensors_header}
+mkdir -p corpus/{pt,pickle,safetensors,safetensors_header,stream}
 cp "$VECTORS"/*.pt corpus/pt/
 cp "$VECTORS"/{miner,outer,hostile}*.safetensors corpus/safetensors/
+for file in "$VECTORS"/{miner1_g0,hostile_*}.*; do
+    # The first byte is the size of the pieces.
+    { printf '\020'; cat "$file"; } > "corpus/stream/$(basename "$file")"
+done
 python3 - "$VECTORS" <<'PY'
 import glob, os, struct, sys, zipfile
 for path in glob.glob(f"{sys.argv[1]}/*.pt"):

@@ -92,7 +92,8 @@ pub fn open(path: &Path, limits: Limits) -> Result<Checkpoint, Refusal> {
     Checkpoint::read(Bytes::map(&file).map_err(unreadable)?, limits)
 }
 
-fn check_size(len: u64, limits: Limits) -> Result<(), Refusal> {
+/// Refuses an empty file and one beyond the limit.
+pub(crate) fn check_size(len: u64, limits: Limits) -> Result<(), Refusal> {
     if len == 0 {
         return Err(Flaw::EmptyFile.with("0 bytes"));
     }
@@ -120,6 +121,12 @@ impl Checkpoint {
     /// Which of the two formats the file is in.
     pub fn format(&self) -> Format {
         self.format
+    }
+
+    /// Size of the file in bytes.
+    #[expect(clippy::len_without_is_empty, reason = "an empty file is never opened")]
+    pub fn len(&self) -> u64 {
+        self.bytes.len() as u64
     }
 
     /// Every tensor, in ascending order of name.

@@ -5,16 +5,10 @@ use crate::dtype::Dtype;
 /// Index of the first element that is not finite, with its name. Integers are always finite.
 pub(crate) fn first_non_finite(dtype: Dtype, bytes: &[u8]) -> Option<(usize, &'static str)> {
     match dtype {
-        Dtype::F64 => scan(bytes, |b| u64::from_le_bytes(b) << 1, 0x7ff << 53, |b| b[7] >= 0x80),
-        Dtype::F32 => {
-            scan(bytes, |b| u64::from(u32::from_le_bytes(b) << 1), 0xff << 24, |b| b[3] >= 0x80)
-        }
-        Dtype::F16 => {
-            scan(bytes, |b| u64::from(u16::from_le_bytes(b) << 1), 0x1f << 11, |b| b[1] >= 0x80)
-        }
-        Dtype::BF16 => {
-            scan(bytes, |b| u64::from(u16::from_le_bytes(b) << 1), 0xff << 8, |b| b[1] >= 0x80)
-        }
+        Dtype::F64 => scan::<F64, 8>(bytes),
+        Dtype::F32 => scan::<F32, 4>(bytes),
+        Dtype::F16 => scan::<F16, 2>(bytes),
+        Dtype::BF16 => scan::<Bf16, 2>(bytes),
         Dtype::I64 | Dtype::I32 | Dtype::I16 | Dtype::I8 | Dtype::U8 | Dtype::Bool => None,
     }
 }
@@ -22,21 +16,70 @@ pub(crate) fn first_non_finite(dtype: Dtype, bytes: &[u8]) -> Option<(usize, &'s
 /// Elements looked at between two branches: the inner loop has none, so that the compiler makes it wide.
 const BLOCK: usize = 4096;
 
-/// `magnitude` gives an element's bits without the sign; it is finite when they are below those of infinity.
-fn scan<const N: usize>(
-    bytes: &[u8],
-    magnitude: impl Fn([u8; N]) -> u64,
-    infinity: u64,
-    negative: impl Fn([u8; N]) -> bool,
-) -> Option<(usize, &'static str)> {
+/// A float type of `N` bytes.
+trait Float<const N: usize> {
+    /// Its bits without the sign, as a signed integer of its own width, which every processor compares in wide
+    /// registers.
+    type Magnitude: Copy + Ord + Default;
+
+    /// The magnitude of infinity; finite ones are below it.
+    const INFINITY: Self::Magnitude;
+
+    fn magnitude(element: [u8; N]) -> Self::Magnitude;
+}
+
+struct F64;
+struct F32;
+struct F16;
+struct Bf16;
+
+impl Float<8> for F64 {
+    type Magnitude = i64;
+    const INFINITY: i64 = 0x7ff << 52;
+
+    fn magnitude(element: [u8; 8]) -> i64 {
+        i64::from_le_bytes(element) & i64::MAX
+    }
+}
+
+impl Float<4> for F32 {
+    type Magnitude = i32;
+    const INFINITY: i32 = 0xff << 23;
+
+    fn magnitude(element: [u8; 4]) -> i32 {
+        i32::from_le_bytes(element) & i32::MAX
+    }
+}
+
+impl Float<2> for F16 {
+    type Magnitude = i16;
+    const INFINITY: i16 = 0x1f << 10;
+
+    fn magnitude(element: [u8; 2]) -> i16 {
+        i16::from_le_bytes(element) & i16::MAX
+    }
+}
+
+impl Float<2> for Bf16 {
+    type Magnitude = i16;
+    const INFINITY: i16 = 0xff << 7;
+
+    fn magnitude(element: [u8; 2]) -> i16 {
+        i16::from_le_bytes(element) & i16::MAX
+    }
+}
+
+fn scan<F: Float<N>, const N: usize>(bytes: &[u8]) -> Option<(usize, &'static str)> {
     let (elements, _) = bytes.as_chunks::<N>();
     for (nth, block) in elements.chunks(BLOCK).enumerate() {
-        if !block.iter().fold(false, |found, e| found | (magnitude(*e) >= infinity)) {
+        let largest = block.iter().fold(F::Magnitude::default(), |m, e| m.max(F::magnitude(*e)));
+        if largest < F::INFINITY {
             continue;
         }
-        let index = block.iter().position(|e| magnitude(*e) >= infinity)?;
+        let index = block.iter().position(|e| F::magnitude(*e) >= F::INFINITY)?;
         let element = block[index];
-        let value = match (magnitude(element) == infinity, negative(element)) {
+        let negative = element.last().is_some_and(|byte| *byte >= 0x80);
+        let value = match (F::magnitude(element) == F::INFINITY, negative) {
             (true, false) => "inf",
             (true, true) => "-inf",
             (false, _) => "NaN",

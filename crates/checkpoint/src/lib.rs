@@ -1,9 +1,9 @@
 //! Model files of the subnet: read from strangers without trust, written for strangers without surprise.
 //!
 //! Two formats (`.safetensors` and Python's `.pt`), the model hash, the checks that decide whether a miner's file
-//! can be evaluated, the slices in which a global model is published, and the arithmetic of a merge: the weighted
-//! pseudo-gradient and the outer step. Plain CPU code over mapped files; it knows no tensors library, no network
-//! and no clock.
+//! can be evaluated, made of a whole file or of one that is still arriving, the slices in which a global model is
+//! published, and the arithmetic of a merge: the weighted pseudo-gradient and the outer step. Plain CPU code over
+//! mapped files; it knows no tensors library, no network and no clock.
 
 mod aggregate;
 mod checkpoint;
@@ -22,6 +22,7 @@ mod read;
 mod refusal;
 mod sketch;
 mod source;
+mod stream;
 mod tensor;
 mod verify;
 mod write;
@@ -40,6 +41,7 @@ pub use publish::{Publication, PublishError, PublishedModel, publish_model};
 pub use refusal::{Flaw, Refusal};
 pub use sketch::sketch;
 pub use source::{MemoryTensors, TensorSource};
+pub use stream::{Outcome, Reread, RereadReason, Stream, Streamed};
 pub use tensor::{TensorInfo, TensorSpec};
 pub use verify::{Verified, verify};
 pub use write::{FileInfo, WriteError, write_pt, write_safetensors};

@@ -81,6 +81,8 @@ pub enum Flaw {
     EmptyFile,
     /// Larger than the limit.
     FileTooLarge,
+    /// Not as long as was announced before it came.
+    WrongLength,
     /// Neither a zip archive nor a safetensors file.
     NotACheckpoint,
     /// Ends before what it announces.
@@ -127,6 +129,7 @@ impl Flaw {
         match self {
             Self::EmptyFile => "empty_file",
             Self::FileTooLarge => "file_too_large",
+            Self::WrongLength => "wrong_length",
             Self::NotACheckpoint => "not_a_checkpoint",
             Self::Truncated => "truncated",
             Self::NoTensors => "no_tensors",

@@ -47,7 +47,7 @@ impl TensorSpec {
 const MAX_DIMENSIONS: usize = 8;
 
 /// A tensor of an opened checkpoint: its spec, and the part of the file that holds it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
     spec: TensorSpec,
     start: usize,
@@ -61,12 +61,11 @@ impl TensorInfo {
         Self { spec, start, strides: None }
     }
 
-    /// A tensor in a storage of `storage_bytes` from byte `start` of the file; `offset` and `strides` in elements.
+    /// A tensor in a storage of `storage_bytes`, placed from its first byte; `offset` and `strides` in elements.
     /// Refused where it leaves the storage or has two elements in one place.
     pub(crate) fn strided(
         name: &str,
         spec: TensorSpec,
-        start: usize,
         storage_bytes: usize,
         offset: usize,
         strides: Vec<usize>,
@@ -104,8 +103,18 @@ impl TensorInfo {
         if end.is_none_or(|end| end > storage_bytes) {
             return Err(outside());
         }
-        let start = start + offset * size;
-        Ok(Self { spec, start, strides: (!contiguous).then_some(strides) })
+        Ok(Self { spec, start: offset * size, strides: (!contiguous).then_some(strides) })
+    }
+
+    /// The same tensor so many bytes further on: from a place in its storage to one in the file.
+    pub(crate) fn moved_by(self, bytes: usize) -> Self {
+        // A sum that is no place in memory is none in a file either, and is read as none.
+        Self { start: self.start.saturating_add(bytes), ..self }
+    }
+
+    /// Where the first element lies.
+    pub(crate) fn start(&self) -> usize {
+        self.start
     }
 
     /// Type and shape.
@@ -169,7 +178,7 @@ mod tests {
     fn bytes_of(shape: &[usize], offset: usize, strides: &[usize]) -> Result<Vec<u8>, Refusal> {
         let storage: Vec<u8> = (0..12).collect();
         let spec = TensorSpec { dtype: Dtype::U8, shape: shape.to_vec() };
-        let info = TensorInfo::strided("t", spec, 0, storage.len(), offset, strides.to_vec())?;
+        let info = TensorInfo::strided("t", spec, storage.len(), offset, strides.to_vec())?;
         Ok(info.read(&storage).unwrap().into_owned())
     }
 

@@ -1,5 +1,7 @@
 //! Decides whether a miner's file can be evaluated: the right tensors, the committed hash, finite everywhere.
 
+use std::collections::BTreeMap;
+
 use domain::ModelHash;
 
 use crate::{
@@ -9,6 +11,8 @@ use crate::{
     hash::ModelHasher,
     layout::SliceLayout,
     refusal::{Refusal, clip},
+    source::TensorSource as _,
+    tensor::TensorSpec,
 };
 
 /// What was learned about a checkpoint that may be used.
@@ -32,7 +36,7 @@ pub fn verify(
     layout: &SliceLayout,
     committed: Option<&ModelHash>,
 ) -> Result<Verified, Refusal> {
-    check_structure(checkpoint, layout)?;
+    check_structure(checkpoint.specs(), layout)?;
     let mut hasher = ModelHasher::default();
     let mut bytes = 0;
     let mut bad = None;
@@ -51,9 +55,7 @@ pub fn verify(
         }
     }
     let model_hash = hasher.finish();
-    if let Some(expected) = committed.filter(|expected| **expected != model_hash) {
-        return Err(Refusal::HashMismatch { expected: *expected, found: model_hash });
-    }
+    check_hash(model_hash, committed)?;
     match bad {
         Some(refusal) => Err(refusal),
         None => Ok(Verified { model_hash, tensors: checkpoint.tensors().len(), bytes }),
@@ -61,8 +63,10 @@ pub fn verify(
 }
 
 /// The checks that need no tensor's data.
-fn check_structure(checkpoint: &Checkpoint, layout: &SliceLayout) -> Result<(), Refusal> {
-    let tensors = checkpoint.tensors();
+pub(crate) fn check_structure(
+    tensors: &BTreeMap<String, TensorSpec>,
+    layout: &SliceLayout,
+) -> Result<(), Refusal> {
     if let Some(name) = tensors.keys().find(|name| layout.shared.contains(*name)) {
         return Err(Refusal::SharedWeights { name: clip(name) });
     }
@@ -70,17 +74,27 @@ fn check_structure(checkpoint: &Checkpoint, layout: &SliceLayout) -> Result<(), 
         return Err(Refusal::ForeignTensor { name: clip(name) });
     }
     for (name, expected) in &layout.tensors {
-        let info = tensors.get(name).ok_or_else(|| Refusal::missing(name))?;
-        if info.shape() != expected.shape {
+        let found = tensors.get(name).ok_or_else(|| Refusal::missing(name))?;
+        if found.shape != expected.shape {
             return Err(Refusal::WrongShape {
                 name: name.clone(),
                 expected: expected.shape.clone(),
-                found: info.shape().to_vec(),
+                found: found.shape.clone(),
             });
         }
-        if !matches!(info.dtype(), Dtype::F32 | Dtype::BF16 | Dtype::F16) {
-            return Err(Refusal::WrongDtype { name: name.clone(), found: info.dtype() });
+        if !matches!(found.dtype, Dtype::F32 | Dtype::BF16 | Dtype::F16) {
+            return Err(Refusal::WrongDtype { name: name.clone(), found: found.dtype });
         }
     }
     Ok(())
+}
+
+/// The refusal of a file that was not the one committed to.
+pub(crate) fn check_hash(found: ModelHash, committed: Option<&ModelHash>) -> Result<(), Refusal> {
+    match committed {
+        Some(expected) if *expected != found => {
+            Err(Refusal::HashMismatch { expected: *expected, found })
+        }
+        _ => Ok(()),
+    }
 }

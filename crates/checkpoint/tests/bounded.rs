@@ -10,7 +10,9 @@ mod fuzz_body;
 
 #[cfg(test)]
 mod tests {
-    use checkpoint::{Checkpoint, SliceLayout, TensorSource as _, verify};
+    use std::sync::Arc;
+
+    use checkpoint::{Checkpoint, SliceLayout, Stream, TensorSource as _, verify};
     use peak_alloc::PeakAlloc;
     use proptest::{prelude::*, test_runner::TestRunner};
 
@@ -37,9 +39,25 @@ mod tests {
         HEAP.peak_usage().saturating_sub(before)
     }
 
+    /// As [`peak`], of a stream of small pieces.
+    fn stream_peak(bytes: &[u8]) -> usize {
+        let own = Checkpoint::from_bytes(bytes.to_vec(), fuzz_body::LIMITS)
+            .map(|file| SliceLayout { tensors: file.specs().clone(), ..SliceLayout::default() });
+        let layout = Arc::new(own.unwrap_or_default());
+        let before = HEAP.current_usage();
+        HEAP.reset_peak_usage();
+        let mut stream = Stream::new(layout, fuzz_body::LIMITS, None, None).unwrap();
+        if bytes.chunks(100).all(|piece| stream.push(piece).is_ok()) {
+            drop(stream.finish());
+        }
+        HEAP.peak_usage().saturating_sub(before)
+    }
+
     fn check(bytes: &[u8]) {
-        let (peak, most) = (peak(bytes), PER_BYTE * bytes.len() + FOR_ANY);
-        assert!(peak <= most, "{peak} bytes of memory for a file of {}", bytes.len());
+        let most = PER_BYTE * bytes.len() + FOR_ANY;
+        for peak in [peak(bytes), stream_peak(bytes)] {
+            assert!(peak <= most, "{peak} bytes of memory for a file of {}", bytes.len());
+        }
     }
 
     /// Pieces of pickles that make more of less: memo entries of memo entries, large counts, tensors

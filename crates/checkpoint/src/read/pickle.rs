@@ -76,6 +76,11 @@ impl<'a> Pickle<'a> {
         &self.values[at as usize]
     }
 
+    /// Everything that the pickle made, used or not.
+    pub(super) fn values(&self) -> &[Value<'a>] {
+        &self.values
+    }
+
     pub(super) fn text(&self, at: Ref) -> Option<&'a str> {
         let Value::Str(text) = self.value(at) else { return None };
         Some(text)

@@ -14,27 +14,54 @@ use crate::{
     tensor::{TensorInfo, TensorSpec},
 };
 
+/// Bytes before the header: its length.
+pub(crate) const LENGTH_LEN: usize = 8;
+
 /// Reads and checks the header: names are unique, and the tensors lie end to end from the header's end to the file's.
 pub(super) fn tensors(file: &[u8], limits: Limits) -> Result<Tensors, Refusal> {
     let (length, rest) =
-        file.split_first_chunk::<8>().ok_or_else(|| Flaw::Truncated.with("no header"))?;
-    let length = u64::from_le_bytes(*length);
-    if length > limits.max_header_bytes {
-        let detail = format!("{length} bytes, the limit is {}", limits.max_header_bytes);
-        return Err(Flaw::HeaderTooLarge.with(detail));
+        file.split_first_chunk::<LENGTH_LEN>().ok_or_else(|| Flaw::Truncated.with("no header"))?;
+    let header =
+        rest.split_at_checked(header_len(*length, limits)?).ok_or_else(|| truncated(file.len()))?;
+    let (header, data) = header;
+    let (tensors, end) = table(header, limits, data.len())?;
+    if end != data.len() {
+        return Err(trailing(data.len() - end));
     }
-    let header = usize::try_from(length).ok().and_then(|n| rest.split_at_checked(n));
-    let (header, data) = header.ok_or_else(|| {
-        Flaw::Truncated.with(format!("a header of {length} bytes in {}", file.len()))
-    })?;
+    Ok(tensors)
+}
+
+/// The header's length by the file's first eight bytes. `header_too_large` beyond the limit.
+pub(crate) fn header_len(length: [u8; LENGTH_LEN], limits: Limits) -> Result<usize, Refusal> {
+    let length = u64::from_le_bytes(length);
+    usize::try_from(length).ok().filter(|_| length <= limits.max_header_bytes).ok_or_else(|| {
+        let detail = format!("{length} bytes, the limit is {}", limits.max_header_bytes);
+        Flaw::HeaderTooLarge.with(detail)
+    })
+}
+
+/// The refusal of a file of so many bytes, which ends before its header does.
+pub(crate) fn truncated(bytes: usize) -> Refusal {
+    Flaw::Truncated.with(format!("a header that goes on behind {bytes} bytes"))
+}
+
+/// The refusal of bytes that no tensor has.
+pub(crate) fn trailing(bytes: usize) -> Refusal {
+    Flaw::BadOffsets.with(format!("{bytes} bytes after the last tensor"))
+}
+
+/// Reads a header that is followed by at most `max_data` bytes: the tensors, which lie end to end, and where the last
+/// one ends, counted from the header's end.
+pub(crate) fn table(
+    header: &[u8],
+    limits: Limits,
+    max_data: usize,
+) -> Result<(Tensors, usize), Refusal> {
+    let data_start = LENGTH_LEN + header.len();
     let header: Header = serde_json::from_slice(header).map_err(|e| Flaw::BadHeader.with(e))?;
     if header.0.len() > limits.max_tensors {
         return Err(Flaw::TooManyTensors.with(header.0.len()));
     }
-    place(header, data.len(), file.len() - data.len())
-}
-
-fn place(header: Header, data_len: usize, data_start: usize) -> Result<Tensors, Refusal> {
     let mut tensors = Tensors::new();
     let mut ranges = Vec::with_capacity(header.0.len());
     for (name, entry) in header.0 {
@@ -46,11 +73,11 @@ fn place(header: Header, data_len: usize, data_start: usize) -> Result<Tensors, 
             let detail = format!("{name}: {dtype} of {:?} in {from}..{to}", spec.shape);
             return Err(Flaw::BadOffsets.with(detail));
         }
-        if to > data_len {
-            return Err(Flaw::Truncated.with(format!("{name}: ends at {to} of {data_len}")));
+        if to > max_data {
+            return Err(Flaw::Truncated.with(format!("{name}: ends at {to} of {max_data}")));
         }
         ranges.push((from, to));
-        let info = TensorInfo::contiguous_at(spec, data_start + from);
+        let info = TensorInfo::contiguous_at(spec, data_start.saturating_add(from));
         if tensors.insert(name.clone(), info).is_some() {
             return Err(Flaw::DuplicateTensor.with(name));
         }
@@ -64,12 +91,7 @@ fn place(header: Header, data_len: usize, data_start: usize) -> Result<Tensors, 
         }
         end = to;
     }
-    if end != data_len {
-        return Err(
-            Flaw::BadOffsets.with(format!("{} bytes after the last tensor", data_len - end))
-        );
-    }
-    Ok(tensors)
+    Ok((tensors, end))
 }
 
 #[derive(Deserialize)]

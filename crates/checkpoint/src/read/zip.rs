@@ -5,23 +5,33 @@
 
 use std::{collections::HashMap, ops::Range};
 
+use super::walk::{Event, StorageSizes, Walk, pickle_folder};
 use crate::refusal::{Flaw, Refusal, clip};
 
 /// Name of an entry and the bytes of the file that hold it.
 pub(super) type Entries<'a> = HashMap<&'a str, Range<usize>>;
+
+/// What the directory says.
+pub(super) struct Archive<'a> {
+    pub(super) entries: Entries<'a>,
+    /// Where each entry's local header begins, where its data end, and its name; in the order of the file.
+    order: Vec<(usize, usize, &'a str)>,
+    /// Where the directory begins.
+    start: usize,
+}
 
 const END: &[u8] = b"PK\x05\x06";
 const END_LEN: usize = 22;
 const END64: &[u8] = b"PK\x06\x06";
 const LOCATOR64: &[u8] = b"PK\x06\x07";
 const LOCATOR64_LEN: usize = 20;
-const DIRECTORY: &[u8] = b"PK\x01\x02";
+pub(super) const DIRECTORY: &[u8] = b"PK\x01\x02";
 const DIRECTORY_LEN: usize = 46;
-const LOCAL: &[u8] = b"PK\x03\x04";
-const LOCAL_LEN: usize = 30;
+pub(super) const LOCAL: &[u8] = b"PK\x03\x04";
+pub(super) const LOCAL_LEN: usize = 30;
 
 /// Reads the directory. Entries are inside the file, stored as they are, named once, and do not overlap.
-pub(super) fn entries(file: &[u8], max_directory: u64) -> Result<Entries<'_>, Refusal> {
+pub(super) fn archive(file: &[u8], max_directory: u64) -> Result<Archive<'_>, Refusal> {
     let end = find_end(file)?;
     let (count, start, stop) = directory(file, end)?;
     if (stop - start) as u64 > max_directory {
@@ -51,7 +61,48 @@ pub(super) fn entries(file: &[u8], max_directory: u64) -> Result<Entries<'_>, Re
     if taken.last().is_some_and(|last| last.1 > start) {
         return Err(Flaw::OverlappingEntries.with("an entry reaches into the directory"));
     }
-    Ok(entries)
+    Ok(Archive { entries, order: taken, start })
+}
+
+impl Archive<'_> {
+    /// Reads the archive from front to back as well, and refuses it where that finds other entries than the directory
+    /// has, other bytes between them or other sizes: `bad_archive`. `storages` is what the pickle in `folder` says.
+    pub(super) fn check_front_to_back(
+        &self,
+        file: &[u8],
+        max_directory: u64,
+        folder: &str,
+        storages: StorageSizes,
+    ) -> Result<(), Refusal> {
+        let mut walk = Walk::new(max_directory);
+        let mut storages = Some(storages);
+        let mut order = self.order.iter();
+        let mut rest = file;
+        while let Some(event) = walk.next(&mut rest)? {
+            if event != Event::End {
+                continue;
+            }
+            let entry = walk.entry();
+            let other = || Flaw::BadArchive.with(format!("{}: not in the directory", entry.name));
+            let (header, end, name) = order.next().ok_or_else(other)?;
+            let found = (entry.header, walk.end(), entry.name.as_str());
+            if found != (*header as u64, *end as u64, *name) {
+                return Err(Flaw::BadArchive.with(format!("{name}: two readings of its place")));
+            }
+            if pickle_folder(name) == Some(folder) {
+                walk.learn(folder, storages.take().unwrap_or_default());
+            }
+        }
+        if walk.directory()? != self.start as u64 {
+            return Err(Flaw::BadArchive.with("bytes before the directory"));
+        }
+        match order.next() {
+            Some((_, _, name)) => {
+                Err(Flaw::BadArchive.with(format!("{name}: only in the directory")))
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// The end record, which must end the file: another reader cannot find another one.
@@ -146,7 +197,7 @@ impl<'a> Header<'a> {
 }
 
 /// Fields that do not fit 32 bits stand in an extra record, in this order.
-fn read_zip64(mut extra: &[u8], fields: &mut [u64; 3]) -> Result<(), Refusal> {
+pub(super) fn read_zip64(mut extra: &[u8], fields: &mut [u64; 3]) -> Result<(), Refusal> {
     while extra.len() >= 4 {
         let (id, len) = (number(extra, 0, 2)?, number(extra, 2, 2)? as usize);
         let record = slice(extra, 4, len)?;
@@ -163,12 +214,12 @@ fn read_zip64(mut extra: &[u8], fields: &mut [u64; 3]) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn slice(file: &[u8], at: usize, len: usize) -> Result<&[u8], Refusal> {
+pub(super) fn slice(file: &[u8], at: usize, len: usize) -> Result<&[u8], Refusal> {
     let end = at.checked_add(len);
     end.and_then(|end| file.get(at..end)).ok_or_else(|| Flaw::Truncated.with("zip directory"))
 }
 
 /// A little-endian number of `len` bytes, at most 8.
-fn number(file: &[u8], at: usize, len: usize) -> Result<u64, Refusal> {
+pub(super) fn number(file: &[u8], at: usize, len: usize) -> Result<u64, Refusal> {
     Ok(slice(file, at, len)?.iter().rev().fold(0, |n, byte| n << 8 | u64::from(*byte)))
 }

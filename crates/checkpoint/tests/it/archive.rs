@@ -6,6 +6,7 @@ pub(crate) struct Entry {
     pub(crate) data: Vec<u8>,
     /// 0 is stored, 8 is deflated.
     pub(crate) method: u16,
+    /// 1 is encrypted, 8 is described: the sizes follow the data.
     pub(crate) flags: u16,
 }
 
@@ -19,25 +20,34 @@ impl Entry {
 pub(crate) fn zip(entries: &[Entry]) -> Vec<u8> {
     let (mut file, mut directory) = (Vec::new(), Vec::new());
     for entry in entries {
-        let mut common = Vec::new();
-        for word in [20, entry.flags, entry.method, 0, 0x21] {
-            common.extend(u16::to_le_bytes(word));
-        }
+        let described = entry.flags & 8 != 0;
         let size = (entry.data.len() as u32).to_le_bytes();
-        common.extend([0; 4]);
-        common.extend(size);
-        common.extend(size);
-        common.extend((entry.name.len() as u16).to_le_bytes());
-        common.extend([0; 2]);
+        let common = |size: [u8; 4]| {
+            let mut common = Vec::new();
+            for word in [20, entry.flags, entry.method, 0, 0x21] {
+                common.extend(u16::to_le_bytes(word));
+            }
+            common.extend([0; 4]);
+            common.extend(size);
+            common.extend(size);
+            common.extend((entry.name.len() as u16).to_le_bytes());
+            common.extend([0; 2]);
+            common
+        };
         directory.extend(b"PK\x01\x02\x14\x00");
-        directory.extend(&common);
+        directory.extend(common(size));
         directory.extend([0; 10]);
         directory.extend((file.len() as u32).to_le_bytes());
         directory.extend(entry.name.as_bytes());
         file.extend(b"PK\x03\x04");
-        file.extend(&common);
+        file.extend(common(if described { [0; 4] } else { size }));
         file.extend(entry.name.as_bytes());
         file.extend(&entry.data);
+        if described {
+            file.extend(b"PK\x07\x08\0\0\0\0");
+            file.extend(size);
+            file.extend(size);
+        }
     }
     let count = (entries.len() as u16).to_le_bytes();
     let start = (file.len() as u32).to_le_bytes();

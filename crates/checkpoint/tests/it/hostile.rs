@@ -14,7 +14,7 @@ fn flaw(file: Vec<u8>) -> Flaw {
 }
 
 /// A pickled `{"model_state_dict": {"t": <value>}}`.
-fn state_dict(value: &[u8]) -> Vec<u8> {
+pub(crate) fn state_dict(value: &[u8]) -> Vec<u8> {
     let mut pickle = b"\x80\x02}X\x10\0\0\0model_state_dict}X\x01\0\0\0t".to_vec();
     pickle.extend(value);
     pickle.extend(b"ss.");
@@ -22,12 +22,12 @@ fn state_dict(value: &[u8]) -> Vec<u8> {
 }
 
 /// A tensor over a storage of 16 floats, given the pickled offset, shape and strides.
-fn tensor(offset: &[u8], shape: &[u8], strides: &[u8]) -> Vec<u8> {
+pub(crate) fn tensor(offset: &[u8], shape: &[u8], strides: &[u8]) -> Vec<u8> {
     tensor_over(b"K\x10", offset, shape, strides)
 }
 
 /// As [`tensor`], over a storage of this many floats.
-fn tensor_over(elements: &[u8], offset: &[u8], shape: &[u8], strides: &[u8]) -> Vec<u8> {
+pub(crate) fn tensor_over(elements: &[u8], offset: &[u8], shape: &[u8], strides: &[u8]) -> Vec<u8> {
     let parts: [&[u8]; 8] = [
         b"ctorch._utils\n_rebuild_tensor_v2\n",
         b"((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu",
@@ -47,7 +47,7 @@ fn tensor_file(offset: &[u8], shape: &[u8], strides: &[u8]) -> Vec<u8> {
 
 const PLAIN: [&[u8]; 3] = [b"K\0", b"K\x04K\x04\x86", b"K\x04K\x01\x86"];
 
-fn plain() -> Vec<u8> {
+pub(crate) fn plain() -> Vec<u8> {
     tensor(PLAIN[0], PLAIN[1], PLAIN[2])
 }
 

@@ -17,4 +17,12 @@ mod python;
 #[cfg(test)]
 mod setup;
 #[cfg(test)]
+mod stream;
+#[cfg(test)]
+mod stream_body;
+#[cfg(test)]
+mod stream_early;
+#[cfg(test)]
+mod two_readings;
+#[cfg(test)]
 mod vectors;

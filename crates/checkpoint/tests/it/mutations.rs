@@ -36,7 +36,7 @@ const INSTRUCTIONS: &[&[u8]] = &[
 ];
 
 /// Changes a few bytes, cuts, repeats or joins.
-fn mutate(bytes: &mut Vec<u8>, rng: &mut ChaCha8Rng, hot: std::ops::Range<usize>) {
+pub(crate) fn mutate(bytes: &mut Vec<u8>, rng: &mut ChaCha8Rng, hot: std::ops::Range<usize>) {
     for _ in 0..rng.random_range(1..6) {
         if bytes.is_empty() {
             return;
