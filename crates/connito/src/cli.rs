@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::{chain, config, demo, miner, model_import, operator, up};
+use crate::{chain, config, demo, miner, models, operator, up};
 
 /// A validator for Connito, in one command
 #[derive(Debug, Parser)]
@@ -29,7 +29,7 @@ enum Command {
     Config(config::Command),
     /// Global models
     #[command(subcommand)]
-    Model(model_import::Command),
+    Model(models::Command),
     /// Show where a running validator stands
     Status(operator::StatusArgs),
     /// What the chain service does
@@ -55,7 +55,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Miner(args) => miner::main(*args),
         Command::Devchain(args) => devchain(args),
         Command::Config(command) => config::main(&command),
-        Command::Model(command) => model_import::main(&command),
+        Command::Model(command) => models::main(&command),
         Command::Status(args) => operator::status(&args),
         Command::Chain(command) => chain::main(&command),
         Command::Round(command) => operator::round(&command),

@@ -9,7 +9,7 @@ mod config;
 pub mod demo;
 mod explain;
 pub mod miner;
-mod model_import;
+mod models;
 mod operator;
 mod past;
 mod status;

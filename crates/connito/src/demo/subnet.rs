@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     miner::{self, MinerConfig, Said, Voice},
-    model_import,
+    models,
 };
 
 /// What is heard while a subnet runs.
@@ -176,9 +176,9 @@ impl Subnet {
 async fn import(plan: &Plan, player: &Player) -> anyhow::Result<()> {
     let url = format!("file:{}/artifacts", player.folder.display());
     let artifacts = Artifacts::open(&url, &player.folder.join("data/cache"))?;
-    let groups = model_import::read_groups(&plan.groups())?;
+    let groups = models::read_groups(&plan.groups())?;
     let first = GlobalVersion(0);
-    model_import::import(&artifacts, &plan.model(), groups, ExpertGroup(0), first).await?;
+    models::import(&artifacts, &plan.model(), groups, ExpertGroup(0), first).await?;
     Ok(())
 }
 
