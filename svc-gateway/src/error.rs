@@ -42,6 +42,10 @@ pub(crate) enum Error {
     NoSlice { slice: String, format: String },
     #[error("the range lies outside the file of {len} bytes")]
     RangeUnsatisfiable { len: u64 },
+    #[error("one range at a time: the file of {len} bytes is not sent in several parts at once")]
+    SeveralRanges { len: u64 },
+    #[error("the file is not, or no longer, the one that was asked for")]
+    PreconditionFailed,
     #[error("the field `{field}` is missing; every field comes before the file")]
     MissingField { field: &'static str },
     #[error("the field `{field}` is given twice")]
@@ -140,7 +144,10 @@ impl Error {
             | Self::AlreadySubmitted { .. }
             | Self::UploadInProgress { .. } => StatusCode::CONFLICT,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::RangeUnsatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
+            Self::RangeUnsatisfiable { .. } | Self::SeveralRanges { .. } => {
+                StatusCode::RANGE_NOT_SATISFIABLE
+            }
+            Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Busy
             | Self::NotReady
@@ -168,6 +175,8 @@ impl Error {
             Self::NoCheckpoint => "no_checkpoint",
             Self::NoSlice { .. } => "no_slice",
             Self::RangeUnsatisfiable { .. } => "range_unsatisfiable",
+            Self::SeveralRanges { .. } => "several_ranges",
+            Self::PreconditionFailed => "precondition_failed",
             Self::MissingField { .. } => "missing_field",
             Self::RepeatedField { .. } => "repeated_field",
             Self::InvalidField { .. } => "invalid_field",
@@ -240,7 +249,7 @@ impl IntoResponse for Error {
         if let Some(retry) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds(&retry)));
         }
-        if let Self::RangeUnsatisfiable { len } = self
+        if let Self::RangeUnsatisfiable { len } | Self::SeveralRanges { len } = self
             && let Ok(value) = HeaderValue::try_from(format!("bytes */{len}"))
         {
             headers.insert(header::CONTENT_RANGE, value);

@@ -17,21 +17,25 @@ mod limits;
 mod marks;
 mod metrics;
 mod multipart;
+mod outgoing;
 mod phase;
 mod range;
 mod report;
 mod routes;
+mod source;
 mod spool;
 mod status;
 mod submission;
 mod upload;
 mod view;
+mod wanted;
 mod watch;
+mod wire;
 
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
-pub use config::Config;
+pub use config::{Config, RemoteDownloads};
 use kit::{Common, GrpcServer, Shutdown};
 use proto::gateway::v1::gateway_service_server::GatewayServiceServer;
 use store::{Artifacts, Store};
