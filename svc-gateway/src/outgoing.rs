@@ -61,9 +61,7 @@ impl Outgoing {
     pub(crate) fn of(mut response: Response, lane: &Arc<Lane>) -> axum::http::Response<Self> {
         let part = response.extensions_mut().remove::<FilePart>();
         response.map(|made| match part {
-            Some(part) => {
-                Self::File(FileBody { part, lane: Arc::clone(lane), warming: None })
-            }
+            Some(part) => Self::File(FileBody { part, lane: Arc::clone(lane), warming: None }),
             None => Self::Made(made),
         })
     }
@@ -82,9 +80,9 @@ impl HttpBody for Outgoing {
                 let frame = ready!(Pin::new(body).poll_frame(context));
                 Poll::Ready(frame.map(|frame| Ok(frame?.map_data(Piece::Bytes))))
             }
-            Self::File(body) => body.poll_piece(context).map(|piece| {
-                piece.map(|piece| piece.map(Frame::data).map_err(axum::Error::new))
-            }),
+            Self::File(body) => body
+                .poll_piece(context)
+                .map(|piece| piece.map(|piece| piece.map(Frame::data).map_err(axum::Error::new))),
         }
     }
 

@@ -1,10 +1,12 @@
 //! Where the bytes of a published file come from: this disk, or the artifact store.
 
-use std::{fs::File, io, sync::Arc, time::SystemTime};
+use std::{fs::File, io, ops::Range, sync::Arc, time::SystemTime};
 
 use axum::body::Body;
+use bytes::Bytes;
 use checkpoint::FileInfo;
-use futures::{StreamExt as _, TryFutureExt as _, stream};
+use futures::{Stream, StreamExt as _, stream};
+use kit::Shutdown;
 use store::Artifact;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -91,36 +93,38 @@ impl Source {
         Ok(Content::File(FilePart { from, start, len }))
     }
 
-    /// The bytes in parts, some of which are asked for ahead. When one can't be had, or is of other content
-    /// than was found, the connection breaks, and the client goes on from there.
     fn stream(self, app: &App, start: u64, len: u64, permit: OwnedSemaphorePermit) -> Content {
-        let end = start.saturating_add(len);
-        let parts = stream::iter(
-            (start..end)
-                .step_by(usize::try_from(PART).unwrap_or(usize::MAX))
-                .map(move |at| at..at.saturating_add(PART).min(end)),
-        );
-        let shutdown = app.shutdown.clone();
-        let artifact = self.artifact;
-        let pieces = parts
-            .map(move |range| {
-                let artifact = artifact.clone();
-                // A task: a part arrives whether or not the client takes the one before it.
-                let reading = async move { artifact.read(range).await };
-                shutdown.spawn(reading).map_err(io::Error::other)
-            })
-            .buffered(PARTS)
-            .map(move |read| {
-                let _held = &permit;
-                let bytes = read?.map_err(|error| {
-                    tracing::warn!(%error, "a download broke off: the artifact store failed");
-                    io::Error::other(error)
-                })?;
-                metrics::download_bytes(bytes.len() as u64);
-                Ok::<_, io::Error>(bytes)
-            });
+        let range = start..start.saturating_add(len);
+        let pieces = pieces(self.artifact, range, app.shutdown.clone()).inspect(move |piece| {
+            let _held = &permit;
+            match piece {
+                Ok(bytes) => metrics::download_bytes(bytes.len() as u64),
+                Err(error) => tracing::warn!(%error, "a download broke off"),
+            }
+        });
         Content::Stream(Body::from_stream(pieces))
     }
+}
+
+/// The bytes in parts, some of which are asked for ahead. When one can't be had, or is of other content
+/// than was found, the connection breaks, and the client goes on from there.
+fn pieces(
+    artifact: Artifact,
+    range: Range<u64>,
+    shutdown: Shutdown,
+) -> impl Stream<Item = io::Result<Bytes>> {
+    let end = range.end;
+    let parts = range
+        .step_by(usize::try_from(PART).unwrap_or(usize::MAX))
+        .map(move |at| at..at.saturating_add(PART).min(end));
+    stream::iter(parts)
+        .map(move |part| {
+            let artifact = artifact.clone();
+            // A task: a part arrives whether or not the client takes the one before it.
+            shutdown.spawn(async move { artifact.read(part).await })
+        })
+        .buffered(PARTS)
+        .map(|read| read.map_err(io::Error::other)?.map_err(io::Error::other))
 }
 
 async fn open(path: &std::path::Path, len: u64) -> io::Result<File> {
@@ -134,5 +138,49 @@ fn check_length(found: u64, wanted: u64) -> io::Result<()> {
         Ok(())
     } else {
         Err(io::Error::other(format!("{found} bytes instead of {wanted}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::TryStreamExt as _;
+    use store::Artifacts;
+
+    use super::*;
+
+    async fn read(artifact: &Artifact, range: Range<u64>) -> io::Result<Vec<u8>> {
+        let parts: Vec<Bytes> =
+            pieces(artifact.clone(), range, Shutdown::default()).try_collect().await?;
+        assert!(parts.iter().all(|part| part.len() as u64 <= PART));
+        Ok(parts.concat())
+    }
+
+    #[tokio::test]
+    async fn a_file_of_the_artifact_store_is_read_in_parts_from_any_byte_to_any_byte() {
+        let cache = tempfile::tempdir().unwrap();
+        let artifacts = Artifacts::open("memory://", cache.path()).unwrap();
+        let content: Vec<u8> = (0..5_000_001_u32).map(|n| (n / 3) as u8).collect();
+        artifacts.put_bytes("models/1/a.pt", content.clone().into()).await.unwrap();
+        let artifact = artifacts.find("models/1/a.pt").await.unwrap();
+        assert!(artifact.modified().is_some() && artifact.path().is_none());
+        let len = content.len();
+        for (from, to) in [(0, len), (1, len), (7, 8), (len - 1, len), (PART as usize, len), (5, 5)]
+        {
+            let read = read(&artifact, from as u64..to as u64).await.unwrap();
+            assert!(read == content[from..to], "{from}..{to}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_breaks_when_the_file_is_another_one_by_now_or_gone() {
+        let cache = tempfile::tempdir().unwrap();
+        let artifacts = Artifacts::open("memory://", cache.path()).unwrap();
+        artifacts.put_bytes("models/1/a.pt", Bytes::from(vec![1; 1000])).await.unwrap();
+        let artifact = artifacts.find("models/1/a.pt").await.unwrap();
+        assert_eq!(read(&artifact, 0..1000).await.unwrap(), vec![1; 1000]);
+        artifacts.delete_prefix("models/1").await.unwrap();
+        assert!(read(&artifact, 0..1000).await.is_err());
+        artifacts.put_bytes("models/1/a.pt", Bytes::from(vec![2; 1000])).await.unwrap();
+        assert!(read(&artifact, 500..1000).await.is_err());
     }
 }

@@ -76,8 +76,7 @@ fn agrees<T: PartialEq>(field: &'static str, said: Option<T>, named: T) -> Resul
 
 fn slice(fields: &Fields) -> Result<Option<SliceId>, Error> {
     let parse = |text: &str| {
-        text.parse()
-            .map_err(|_| Error::NoSlice { slice: shown(text), format: "any".to_owned() })
+        text.parse().map_err(|_| Error::NoSlice { slice: shown(text), format: "any".to_owned() })
     };
     fields.get("expert_group_id").map(parse).transpose()
 }

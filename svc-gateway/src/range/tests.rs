@@ -56,7 +56,8 @@ fn several_ranges_are_refused_and_not_answered_with_all_there_is() {
 
 #[test]
 fn what_is_no_range_is_ignored() {
-    for text in ["lines=1-2", "bytes=5-1", "bytes=a-b", "bytes", "bytes=-", "bytes=0-1,x", "bytes="] {
+    for text in ["lines=1-2", "bytes=5-1", "bytes=a-b", "bytes", "bytes=-", "bytes=0-1,x", "bytes="]
+    {
         assert_eq!(ask(&[(header::RANGE, text)]), Answer::Whole, "{text}");
     }
     let twice = [(header::RANGE, "bytes=0-1"), (header::RANGE, "bytes=5-6")];
