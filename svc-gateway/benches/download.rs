@@ -2,7 +2,7 @@
 //! one client and to sixteen at once, over loopback; and what memory the gateway took for it.
 //!
 //! `make bench-gateway` runs it. nginx is `nginx-light` of Debian; without it there is nothing to compare
-//! with, and that is said. `BENCH_MIB` and `BENCH_RUNS` make it smaller.
+//! with, and that is said. `BENCH_MIB` and `BENCH_RUNS` make it smaller, `BENCH_GATEWAY` takes another binary.
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark is for reading")]
 
@@ -46,7 +46,7 @@ async fn main() -> anyhow::Result<()> {
     let runs = number("BENCH_RUNS", 5)? as usize;
     let world = World::new(&[]).await;
     let file = large_file(&world, mib)?;
-    let (mut process, gateway) = gateway(&world).await?;
+    let (process, gateway) = gateway(&world).await?;
     let nginx = nginx(&world, &file).await?;
     let Some((_nginx, nginx)) = nginx else {
         println!(
@@ -113,7 +113,9 @@ fn large_file(world: &World, mib: u64) -> anyhow::Result<PathBuf> {
 async fn gateway(world: &World) -> anyhow::Result<(Running, Server)> {
     let (addr, grpc) = (unused_addr()?, unused_addr()?);
     let artifacts = format!("file:{}", world.disk.path().join("artifacts").display());
-    let mut running = Process::new(env!("CARGO_BIN_EXE_svc-gateway"))
+    let program = std::env::var_os("BENCH_GATEWAY");
+    let program = program.unwrap_or_else(|| env!("CARGO_BIN_EXE_svc-gateway").into());
+    let mut running = Process::new(program)
         .env("CONNITO_SCHEDULER_URL", &world.scheduler.url)
         .env("CONNITO_ARTIFACTS_URL", artifacts)
         .env("CONNITO_DATA_DIR", world.disk.path().join("bench"))

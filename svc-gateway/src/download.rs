@@ -1,7 +1,7 @@
 //! `GET /get-checkpoint`: a slice of the current global model, to whoever signs for it.
 //!
 //! What is served is the model of one view of the round: its manifest has the hash that is revealed on
-//! chain, or there is none. A download that has begun stays with the file that it began with, whatever
+//! chain, and a file on this disk has the digest that is in the manifest, or there is none. A download that has begun stays with the file that it began with, whatever
 //! model comes after it; whoever goes on with a part of another model gets the new file from its beginning.
 
 use axum::{
@@ -189,14 +189,12 @@ fn describe_body(
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     let disposition = format!("attachment; filename=\"{}\"", wanted.file.name);
     put(headers, header::CONTENT_DISPOSITION, &disposition);
-    let len = match answer {
-        Answer::Part { start, len } => {
-            let last = start.saturating_add(len).saturating_sub(1);
-            put(headers, header::CONTENT_RANGE, &format!("bytes {start}-{last}/{}", file.len));
-            len
-        }
-        _ => file.len,
-    };
+    let mut len = file.len;
+    if let Answer::Part { start, len: part } = answer {
+        len = part;
+        let last = start.saturating_add(len).saturating_sub(1);
+        put(headers, header::CONTENT_RANGE, &format!("bytes {start}-{last}/{}", file.len));
+    }
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
 }
 

@@ -46,6 +46,8 @@ pub(crate) enum Error {
     SeveralRanges { len: u64 },
     #[error("the file is not, or no longer, the one that was asked for")]
     PreconditionFailed,
+    #[error("the file is being compared with its manifest; try again")]
+    Checking,
     #[error("the field `{field}` is missing; every field comes before the file")]
     MissingField { field: &'static str },
     #[error("the field `{field}` is given twice")]
@@ -154,6 +156,7 @@ impl Error {
             | Self::StaleView { .. }
             | Self::Stopping
             | Self::NoCheckpoint
+            | Self::Checking
             | Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Content(refusal) if refusal.is_miners_fault() => StatusCode::BAD_REQUEST,
             Self::Content(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -174,6 +177,7 @@ impl Error {
             Self::Stopping => "stopping",
             Self::NoCheckpoint => "no_checkpoint",
             Self::NoSlice { .. } => "no_slice",
+            Self::Checking => "checking",
             Self::RangeUnsatisfiable { .. } => "range_unsatisfiable",
             Self::SeveralRanges { .. } => "several_ranges",
             Self::PreconditionFailed => "precondition_failed",

@@ -22,6 +22,7 @@ mod phase;
 mod range;
 mod report;
 mod routes;
+mod sound;
 mod source;
 mod spool;
 mod status;
@@ -50,6 +51,7 @@ use crate::{
     app::{App, Count, Inner, Slots},
     limits::Limits,
     report::Reporter,
+    sound::Sound,
     spool::Spool,
     view::Latest,
     watch::Watcher,
@@ -125,6 +127,7 @@ impl Gateway {
             verifications: Semaphore::new(config.max_verifications.max(1)),
             stored: Count::default(),
             refused: Count::default(),
+            sound: Sound::new(shutdown.clone()),
             shutdown: shutdown.clone(),
             store,
             artifacts,

@@ -24,6 +24,7 @@ const PARTS: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Source {
     key: String,
+    sha256: String,
     artifact: Artifact,
 }
 
@@ -49,7 +50,7 @@ impl Source {
             .map_err(|error| Error::unavailable("find the checkpoint", error))?;
         check_length(artifact.len(), file.bytes)
             .map_err(|error| Error::unavailable("find the checkpoint", error))?;
-        Ok(Self { key, artifact })
+        Ok(Self { key, sha256: file.sha256.clone(), artifact })
     }
 
     /// When it was published, by the artifact store's clock: the same at every gateway, which the age of a
@@ -89,6 +90,8 @@ impl Source {
         let file = open(&path, self.artifact.len())
             .await
             .map_err(|error| Error::unavailable("open the checkpoint", error))?;
+        // A form is waited for as long.
+        app.sound.check(&file, &self.sha256, app.config.header_timeout).await?;
         let from = Arc::new(Sending::new(file, permit));
         Ok(Content::File(FilePart { from, start, len }))
     }

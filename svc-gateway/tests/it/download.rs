@@ -286,6 +286,13 @@ async fn a_slice_whose_file_is_damaged_is_503_and_not_half_a_file() {
     std::fs::write(file, b"short").unwrap();
     let response = world.download("shared").send().await.unwrap();
     assert_refused(response, 503, "unavailable").await;
+    // Of the right length, and one byte is another.
+    let mut flipped = published(&world, SliceId::Shared, Format::Safetensors);
+    *flipped.last_mut().unwrap() ^= 1;
+    let file = world.disk.path().join("artifacts/models/100/model_shared.safetensors");
+    std::fs::write(file, flipped).unwrap();
+    let request = world.download("shared").query(&[("format", "safetensors")]);
+    assert_refused(request.send().await.unwrap(), 503, "unavailable").await;
     // Only the sound ones.
     assert_eq!(world.download("0").send().await.unwrap().status(), 200);
 }

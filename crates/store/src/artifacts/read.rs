@@ -133,11 +133,11 @@ impl Artifact {
                     range: Some(GetRange::Bounded(range)),
                     ..GetOptions::default()
                 };
-                let engine = |error| match error {
-                    Error::Precondition { .. } => {
-                        ArtifactError::Conflict { key: self.key.to_string() }
+                let engine = |error| {
+                    if matches!(error, Error::Precondition { .. }) {
+                        return ArtifactError::Conflict { key: self.key.to_string() };
                     }
-                    error => ArtifactError::engine(&self.key, error),
+                    ArtifactError::engine(&self.key, error)
                 };
                 let found = objects.get_opts(&self.key, options).await.map_err(engine)?;
                 found.bytes().await.map_err(engine)?
