@@ -48,7 +48,7 @@ async fn main() -> anyhow::Result<()> {
     let file = large_file(&world, mib)?;
     let (process, gateway) = gateway(&world).await?;
     let nginx = nginx(&world, &file).await?;
-    let Some((_nginx, nginx)) = nginx else {
+    let Some((mut master, nginx)) = nginx else {
         println!(
             "SKIPPED: no nginx at {NGINX} (apt-get install nginx-light): nothing to compare with"
         );
@@ -82,6 +82,9 @@ async fn main() -> anyhow::Result<()> {
         status.lines().filter(|line| line.starts_with("VmHWM") || line.starts_with("VmRSS"));
     println!("the gateway's memory: {}", memory.collect::<Vec<_>>().join(", "));
     process.terminate()?;
+    // Killed, it would leave its workers behind.
+    master.terminate()?;
+    master.ends(WITHIN).await?;
     Ok(())
 }
 
