@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 FMT := $(CARGO) fmt --all -- --config group_imports=StdExternalCrate,imports_granularity=Crate
 
-.PHONY: help demo test check setup setup-libtorch setup-tests build fmt lint docs-check deny fuzz bench bench-chain bench-model clean
+.PHONY: help demo test check setup setup-libtorch setup-tests build fmt lint docs-check deny fuzz bench bench-chain bench-gateway bench-model bench-stream clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -45,9 +45,15 @@ deny: ## Check licences, sources and who may use which crate (needs cargo-deny)
 bench-chain: ## How long a freeze waits for the chain service, and how much memory that has
 	$(CARGO) bench --package svc-chain --bench freeze
 
+bench-gateway: ## How fast downloads are beside nginx (nginx-light), and what memory they take
+	$(CARGO) bench --package svc-gateway --bench download
+
 bench-model: setup-libtorch ## The forward pass against Python transformers; ARGS="--length 512,2048 --runs 3" for options
 	@scripts/setup-bench.sh
 	$(CARGO) bench --package model --bench forward -- $(ARGS)
+
+bench-stream: ## Verification of a submission while it arrives, against the hashes alone
+	$(CARGO) bench --package checkpoint --bench stream
 
 clean: ## Remove what was built
 	$(CARGO) clean

@@ -12,7 +12,9 @@ use kit::Shutdown;
 use store::{Artifacts, Store};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{Config, error::Error, grpc::Scheduler, limits::Limits, spool::Spool, view::Latest};
+use crate::{
+    Config, error::Error, grpc::Scheduler, limits::Limits, sound::Sound, spool::Spool, view::Latest,
+};
 
 /// Shared by all handlers.
 #[derive(Debug, Clone)]
@@ -33,6 +35,8 @@ pub(crate) struct Inner {
     pub(crate) uploads: Slots,
     /// One permit per download in progress.
     pub(crate) downloads: Slots,
+    /// Which files on this disk are what the manifest says.
+    pub(crate) sound: Sound,
     /// One permit per file that is being verified.
     pub(crate) verifications: Semaphore,
     /// Uploads stored since the start.

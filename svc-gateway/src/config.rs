@@ -80,6 +80,17 @@ pub struct Config {
     #[config(default = 128)]
     pub max_downloads: usize,
 
+    /// How downloads are served where the artifact store is not on this disk: `stream` reads them from it
+    /// as they are sent; `copy` copies each file to this disk first, and then sends that as fast as a file of
+    /// its own; `redirect` sends the client to a signed URL of the store, where that has such (a client that
+    /// goes on with a part, or says `redirect=no`, is streamed to).
+    #[config(default = "stream")]
+    pub remote_downloads: RemoteDownloads,
+
+    /// How long a signed URL that downloads are redirected to is good for.
+    #[config(default = "15m", deserialize_with = humantime_serde::deserialize)]
+    pub redirect_lifetime: Duration,
+
     /// Verifications at a time; each keeps one processor busy.
     #[config(default = 2)]
     pub max_verifications: usize,
@@ -120,6 +131,18 @@ pub struct Config {
     /// How often submissions that the scheduler has not taken note of are reported again.
     #[config(default = "5s", deserialize_with = humantime_serde::deserialize)]
     pub report_interval: Duration,
+}
+
+/// How files are served that are not on this disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RemoteDownloads {
+    /// Read from the artifact store as they are sent.
+    Stream,
+    /// Copied to this disk first.
+    Copy,
+    /// Given out by the artifact store itself.
+    Redirect,
 }
 
 impl Default for Config {

@@ -1,23 +1,18 @@
 //! `GET /get-checkpoint`: a slice of the current global model, to whoever signs for it.
-
-use std::time::SystemTime;
+//!
+//! What is served is the model of one view of the round: its manifest has the hash that is revealed on
+//! chain, and a file on this disk has the digest that is in the manifest, or there is none. A download that has begun stays with the file that it began with, whatever
+//! model comes after it; whoever goes on with a part of another model gets the new file from its beginning.
 
 use axum::{
     body::{Body, to_bytes},
-    extract::{RawQuery, Request, State},
+    extract::{Path, RawQuery, Request, State, rejection::PathRejection},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::Response,
 };
-use checkpoint::{FileInfo, Format, SliceId};
+use checkpoint::Manifest;
 use domain::{BlockNumber, Hotkey, block_message};
-use futures::StreamExt as _;
-use tokio::{
-    fs::File,
-    io::{AsyncReadExt as _, AsyncSeekExt as _, SeekFrom},
-    sync::OwnedSemaphorePermit,
-    time::timeout,
-};
-use tokio_util::io::ReaderStream;
+use tokio::time::timeout;
 use tracing::{info, instrument};
 
 use crate::{
@@ -27,80 +22,117 @@ use crate::{
     error::Error,
     metrics,
     range::{self, Answer, Representation},
+    source::{Content, Source},
     view::{Base, View},
+    wanted::Wanted,
 };
 
 /// Longest form of a download, in bytes.
 const MAX_FORM: usize = 16 << 10;
-/// Bytes read from the disk at a time.
-const PIECE: usize = 256 << 10;
 
 /// `GET /get-checkpoint`, with its form in the body, as today's miners send it, or in the query.
-#[instrument(name = "download", skip_all, fields(hotkey, slice, format, answer))]
-pub(crate) async fn get_checkpoint(
+pub(crate) async fn by_form(
     State(app): State<App>,
     RawQuery(query): RawQuery,
     request: Request,
 ) -> Result<Response, Error> {
+    get_checkpoint(&app, None, query.unwrap_or_default(), request).await
+}
+
+/// `GET /get-checkpoint/model_shared.pt`: the same, and the path names the file.
+pub(crate) async fn by_name(
+    State(app): State<App>,
+    name: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Result<Response, Error> {
+    let Path(name) = name.map_err(|_| Error::NoRoute)?;
+    get_checkpoint(&app, Some(&name), query.unwrap_or_default(), request).await
+}
+
+#[instrument(name = "download", skip_all)]
+async fn get_checkpoint(
+    app: &App,
+    name: Option<&str>,
+    query: String,
+    request: Request,
+) -> Result<Response, Error> {
     let seen = app.latest.any()?;
     let (parts, body) = request.into_parts();
-    let form = timeout(app.config.header_timeout, to_bytes(body, MAX_FORM))
-        .await
-        .map_err(|_| Error::TooSlow { limit: app.config.header_timeout })?
-        .map_err(|_| Error::TooLarge { limit: MAX_FORM as u64 })?;
-    let mut fields = Fields::default();
-    for (name, value) in form_urlencoded::parse(&form)
-        .chain(form_urlencoded::parse(query.unwrap_or_default().as_bytes()))
-    {
-        fields.add(&name, &value);
-    }
-
-    let hotkey = authenticate(&fields, &seen.view, &app)?;
+    let fields = fields(app, &query, body).await?;
+    let hotkey = authenticate(&fields, &seen.view, app)?;
     app.limits.hotkey(&hotkey)?;
     let (base, manifest) = seen.model()?;
-    let (slice, format) = (slice(&fields)?, format(&fields, &parts.headers)?);
-    let no_slice = || Error::NoSlice { slice: slice.to_string(), format: format.to_string() };
-    let found = manifest.slices.get(&slice).ok_or_else(no_slice)?;
-    let info = found.files.get(&format).ok_or_else(no_slice)?;
+    let wanted = Wanted::find(name, &fields, &parts.headers, manifest)?;
+    let Wanted { slice, format, .. } = wanted;
 
-    let permit = app.downloads.take()?;
-    let key = format!("{}/{}", base.prefix, info.name);
-    let path = app
-        .artifacts
-        .local_file(&key)
-        .await
-        .map_err(|error| Error::unavailable("read the checkpoint", error))?;
-    let (file, modified) = open(&path, info)
-        .await
-        .map_err(|error| Error::unavailable("open the checkpoint", error))?;
-    let representation = Representation {
-        len: info.bytes,
-        etag: format!("\"{}-{slice}-{}\"", found.model_hash, format.extension()),
-        modified,
+    let source = Source::find(app, base, wanted.file).await?;
+    let file = Representation {
+        len: wanted.file.bytes,
+        etag: format!("\"{}-{slice}-{}\"", wanted.of.model_hash, format.extension()),
+        modified: source.modified(),
     };
-    let answer = range::answer(&parts.headers, &representation);
-    let named = match answer {
-        Answer::Whole => "whole",
-        Answer::Part { .. } => "part",
-        Answer::NotModified => "not_modified",
-        Answer::Unsatisfiable => {
-            return Err(Error::RangeUnsatisfiable { len: representation.len });
-        }
+    let answer = range::answer(&parts.method, &parts.headers, &file);
+    let (named, status, start, len) = match answer {
+        Answer::Whole => ("whole", StatusCode::OK, 0, file.len),
+        Answer::Part { start, len } => ("part", StatusCode::PARTIAL_CONTENT, start, len),
+        Answer::NotModified => ("not_modified", StatusCode::NOT_MODIFIED, 0, 0),
+        Answer::PreconditionFailed => return Err(Error::PreconditionFailed),
+        Answer::Unsatisfiable => return Err(Error::RangeUnsatisfiable { len: file.len }),
+        Answer::Several => return Err(Error::SeveralRanges { len: file.len }),
+    };
+    let head = parts.method == Method::HEAD;
+    let content = if head || answer == Answer::NotModified {
+        None
+    } else {
+        let permit = app.downloads.take()?;
+        // Of our tags the bucket knows nothing.
+        let conditional = parts.headers.contains_key(header::IF_RANGE);
+        let may_redirect = !conditional && fields.get("redirect") != Some("no");
+        Some(source.content(app, start, len, permit, may_redirect).await?)
+    };
+    let (named, status) = match content {
+        Some(Content::Elsewhere(_)) => ("redirect", StatusCode::TEMPORARY_REDIRECT),
+        _ => (named, status),
     };
     metrics::download(slice.to_string(), format.extension(), named);
     info!(%hotkey, %slice, %format, answer = named, "slice asked for");
-    let mut response = respond(&representation, answer);
-    describe(response.headers_mut(), &representation, info, base);
-    let (start, len) = match answer {
-        Answer::Part { start, len } => (start, len),
-        Answer::Whole | Answer::NotModified | Answer::Unsatisfiable => (0, representation.len),
-    };
-    if parts.method != Method::HEAD && answer != Answer::NotModified {
-        *response.body_mut() = stream(file, start, len, permit)
-            .await
-            .map_err(|error| Error::unavailable("read the checkpoint", error))?;
+
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    describe(response.headers_mut(), base, manifest, &wanted, &file);
+    match content {
+        Some(Content::Elsewhere(url)) => put(response.headers_mut(), header::LOCATION, &url),
+        Some(Content::File(part)) => {
+            describe_body(response.headers_mut(), &wanted, &file, answer);
+            response.extensions_mut().insert(part);
+        }
+        Some(Content::Stream(body)) => {
+            describe_body(response.headers_mut(), &wanted, &file, answer);
+            *response.body_mut() = body;
+        }
+        None if head && answer != Answer::NotModified => {
+            describe_body(response.headers_mut(), &wanted, &file, answer);
+        }
+        None => {}
     }
     Ok(response)
+}
+
+/// The fields of the form and of the query; the form's word counts.
+async fn fields(app: &App, query: &str, body: Body) -> Result<Fields, Error> {
+    let limit = app.config.header_timeout;
+    let form = timeout(limit, to_bytes(body, MAX_FORM))
+        .await
+        .map_err(|_| Error::TooSlow { limit })?
+        .map_err(|_| Error::TooLarge { limit: MAX_FORM as u64 })?;
+    let mut fields = Fields::default();
+    for (name, value) in
+        form_urlencoded::parse(&form).chain(form_urlencoded::parse(query.as_bytes()))
+    {
+        fields.add(&name, &value);
+    }
+    Ok(fields)
 }
 
 /// Whoever signed the block message to this validator, lately.
@@ -125,102 +157,49 @@ fn authenticate(fields: &Fields, view: &View, app: &App) -> Result<Hotkey, Error
     }
 }
 
-/// The slice that is asked for: the whole model unless one is named.
-fn slice(fields: &Fields) -> Result<SliceId, Error> {
-    match fields.get("expert_group_id") {
-        None => Ok(SliceId::Full),
-        Some(text) => text.parse().map_err(|_| Error::NoSlice {
-            slice: text.chars().take(32).collect(),
-            format: "any".to_owned(),
-        }),
-    }
-}
-
-/// The format that is asked for, by name or by `Accept`: `.pt`, as today's miners load it, unless
-/// safetensors is wanted.
-fn format(fields: &Fields, headers: &HeaderMap) -> Result<Format, Error> {
-    match fields.get("format") {
-        Some("pt") => return Ok(Format::Pt),
-        Some("safetensors") => return Ok(Format::Safetensors),
-        Some(_) => {
-            let why = "it is neither `pt` nor `safetensors`".to_owned();
-            return Err(Error::InvalidField { field: "format", why });
-        }
-        None => {}
-    }
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
-    let safetensors = accept.is_some_and(|accept| accept.contains("safetensors"));
-    Ok(if safetensors { Format::Safetensors } else { Format::Pt })
-}
-
-async fn open(
-    path: &std::path::Path,
-    info: &FileInfo,
-) -> std::io::Result<(File, Option<SystemTime>)> {
-    let file = File::open(path).await?;
-    let metadata = file.metadata().await?;
-    if metadata.len() != info.bytes {
-        let found = metadata.len();
-        return Err(std::io::Error::other(format!("{found} bytes instead of {}", info.bytes)));
-    }
-    Ok((file, metadata.modified().ok()))
-}
-
-fn respond(file: &Representation, answer: Answer) -> Response {
-    let mut response = Response::new(Body::empty());
-    let headers = response.headers_mut();
-    let (status, len) = match answer {
-        Answer::Part { start, len } => {
-            let range = format!("bytes {start}-{}/{}", start + len - 1, file.len);
-            put(headers, header::CONTENT_RANGE, &range);
-            (StatusCode::PARTIAL_CONTENT, Some(len))
-        }
-        Answer::NotModified => (StatusCode::NOT_MODIFIED, None),
-        Answer::Whole | Answer::Unsatisfiable => (StatusCode::OK, Some(file.len)),
-    };
-    if let Some(len) = len {
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
-    }
-    *response.status_mut() = status;
-    response
-}
-
-/// Headers that every answer about a file carries.
-fn describe(headers: &mut HeaderMap, file: &Representation, info: &FileInfo, base: &Base) {
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+/// Headers that every answer about a file carries, 304 and a redirect among them.
+fn describe(
+    headers: &mut HeaderMap,
+    base: &Base,
+    manifest: &Manifest,
+    wanted: &Wanted<'_>,
+    file: &Representation,
+) {
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    if wanted.negotiated {
+        headers.insert(header::VARY, HeaderValue::from_static("accept"));
+    }
     put(headers, header::ETAG, &file.etag);
-    put(headers, header::CONTENT_DISPOSITION, &format!("attachment; filename=\"{}\"", info.name));
-    put(headers, "x-global-version", &base.version.to_string());
-    put(headers, "x-model-hash", &base.model_hash.to_hex());
-    put(headers, "x-content-sha256", &info.sha256);
     if let Some(modified) = file.modified {
         put(headers, header::LAST_MODIFIED, &httpdate::fmt_http_date(modified));
     }
+    put(headers, "x-global-version", &base.version.to_string());
+    put(headers, "x-model-hash", &manifest.model_hash.to_hex());
+    put(headers, "x-content-sha256", &wanted.file.sha256);
+}
+
+/// Headers of an answer that has a body, or would have one if it were not to HEAD.
+fn describe_body(
+    headers: &mut HeaderMap,
+    wanted: &Wanted<'_>,
+    file: &Representation,
+    answer: Answer,
+) {
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    let disposition = format!("attachment; filename=\"{}\"", wanted.file.name);
+    put(headers, header::CONTENT_DISPOSITION, &disposition);
+    let mut len = file.len;
+    if let Answer::Part { start, len: part } = answer {
+        len = part;
+        let last = start.saturating_add(len).saturating_sub(1);
+        put(headers, header::CONTENT_RANGE, &format!("bytes {start}-{last}/{}", file.len));
+    }
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
 }
 
 fn put(headers: &mut HeaderMap, name: impl header::IntoHeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }
-}
-
-/// `len` bytes of the file from `start`. The permit is given back at the end, however it comes.
-async fn stream(
-    mut file: File,
-    start: u64,
-    len: u64,
-    permit: OwnedSemaphorePermit,
-) -> std::io::Result<Body> {
-    if start > 0 {
-        file.seek(SeekFrom::Start(start)).await?;
-    }
-    let pieces = ReaderStream::with_capacity(file.take(len), PIECE).inspect(move |piece| {
-        let _held = &permit;
-        if let Ok(piece) = piece {
-            metrics::download_bytes(piece.len() as u64);
-        }
-    });
-    Ok(Body::from_stream(pieces))
 }

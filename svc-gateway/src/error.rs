@@ -42,6 +42,12 @@ pub(crate) enum Error {
     NoSlice { slice: String, format: String },
     #[error("the range lies outside the file of {len} bytes")]
     RangeUnsatisfiable { len: u64 },
+    #[error("one range at a time: the file of {len} bytes is not sent in several parts at once")]
+    SeveralRanges { len: u64 },
+    #[error("the file is not, or no longer, the one that was asked for")]
+    PreconditionFailed,
+    #[error("the file is being compared with its manifest; try again")]
+    Checking,
     #[error("the field `{field}` is missing; every field comes before the file")]
     MissingField { field: &'static str },
     #[error("the field `{field}` is given twice")]
@@ -140,13 +146,17 @@ impl Error {
             | Self::AlreadySubmitted { .. }
             | Self::UploadInProgress { .. } => StatusCode::CONFLICT,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::RangeUnsatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
+            Self::RangeUnsatisfiable { .. } | Self::SeveralRanges { .. } => {
+                StatusCode::RANGE_NOT_SATISFIABLE
+            }
+            Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Busy
             | Self::NotReady
             | Self::StaleView { .. }
             | Self::Stopping
             | Self::NoCheckpoint
+            | Self::Checking
             | Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Content(refusal) if refusal.is_miners_fault() => StatusCode::BAD_REQUEST,
             Self::Content(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -167,7 +177,10 @@ impl Error {
             Self::Stopping => "stopping",
             Self::NoCheckpoint => "no_checkpoint",
             Self::NoSlice { .. } => "no_slice",
+            Self::Checking => "checking",
             Self::RangeUnsatisfiable { .. } => "range_unsatisfiable",
+            Self::SeveralRanges { .. } => "several_ranges",
+            Self::PreconditionFailed => "precondition_failed",
             Self::MissingField { .. } => "missing_field",
             Self::RepeatedField { .. } => "repeated_field",
             Self::InvalidField { .. } => "invalid_field",
@@ -240,7 +253,7 @@ impl IntoResponse for Error {
         if let Some(retry) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds(&retry)));
         }
-        if let Self::RangeUnsatisfiable { len } = self
+        if let Self::RangeUnsatisfiable { len } | Self::SeveralRanges { len } = self
             && let Ok(value) = HeaderValue::try_from(format!("bytes */{len}"))
         {
             headers.insert(header::CONTENT_RANGE, value);

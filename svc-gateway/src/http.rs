@@ -29,7 +29,11 @@ use tokio::{
 use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
-use crate::Config;
+use crate::{
+    Config,
+    outgoing::Outgoing,
+    wire::{Lane, Wire},
+};
 
 /// Most header lines of a request.
 const MAX_HEADERS: usize = 64;
@@ -98,14 +102,17 @@ impl Server {
             debug!(%error, "TCP_NODELAY could not be set");
         }
         let (router, shutdown) = (self.router, self.shutdown.clone());
+        let lane = Arc::new(Lane::default());
+        let wire = Wire::new(stream, Arc::clone(&lane));
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let linger = shutdown.clone();
             let mut request: Request =
                 request.map(|body| Body::new(Lingering { body: Some(body), shutdown: linger }));
             request.extensions_mut().insert(Peer(peer.ip()));
-            router.clone().oneshot(request)
+            let (answer, lane) = (router.clone().oneshot(request), Arc::clone(&lane));
+            async move { answer.await.map(|response| Outgoing::of(response, &lane)) }
         });
-        let io = TokioIo::new(Stalling::new(stream, self.stall));
+        let io = TokioIo::new(Stalling::new(wire, self.stall));
         let mut connection = pin!(self.http.serve_connection(io, service));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,

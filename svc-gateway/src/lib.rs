@@ -17,21 +17,26 @@ mod limits;
 mod marks;
 mod metrics;
 mod multipart;
+mod outgoing;
 mod phase;
 mod range;
 mod report;
 mod routes;
+mod sound;
+mod source;
 mod spool;
 mod status;
 mod submission;
 mod upload;
 mod view;
+mod wanted;
 mod watch;
+mod wire;
 
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
-pub use config::Config;
+pub use config::{Config, RemoteDownloads};
 use kit::{Common, GrpcServer, Shutdown};
 use proto::gateway::v1::gateway_service_server::GatewayServiceServer;
 use store::{Artifacts, Store};
@@ -46,6 +51,7 @@ use crate::{
     app::{App, Count, Inner, Slots},
     limits::Limits,
     report::Reporter,
+    sound::Sound,
     spool::Spool,
     view::Latest,
     watch::Watcher,
@@ -121,6 +127,7 @@ impl Gateway {
             verifications: Semaphore::new(config.max_verifications.max(1)),
             stored: Count::default(),
             refused: Count::default(),
+            sound: Sound::new(shutdown.clone()),
             shutdown: shutdown.clone(),
             store,
             artifacts,

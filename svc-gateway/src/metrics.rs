@@ -27,7 +27,7 @@ pub(crate) fn uploads_in_progress(uploads: usize) {
     gauge!("gateway_uploads_in_progress").set(uploads as f64);
 }
 
-/// A download was begun; `answer` is `whole`, `part` or `not_modified`.
+/// A download was begun; `answer` is `whole`, `part`, `not_modified` or `redirect`.
 pub(crate) fn download(slice: String, format: &'static str, answer: &'static str) {
     counter!("gateway_downloads_total", "slice" => slice, "format" => format, "answer" => answer)
         .increment(1);

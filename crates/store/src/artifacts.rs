@@ -3,6 +3,7 @@
 mod error;
 mod key;
 mod local;
+mod read;
 mod remote;
 
 use std::{
@@ -17,7 +18,8 @@ use object_store::{
     prefix::PrefixStore,
 };
 
-use self::{local::Local, remote::Remote};
+pub use self::read::Artifact;
+use self::{local::Local, read::Signing, remote::Remote};
 
 /// A store of files by key. Cheap to clone.
 ///
@@ -64,7 +66,9 @@ impl Artifacts {
                 .with_bucket_name(bucket)
                 .build()
                 .map_err(|error| refused(error.to_string()))?;
-            Place::Remote(Remote::open(Arc::new(PrefixStore::new(s3, prefix)), cache_dir)?)
+            let signing = Signing { signer: Arc::new(s3.clone()), prefix: prefix.clone() };
+            let objects = Arc::new(PrefixStore::new(s3, prefix));
+            Place::Remote(Remote::open(objects, cache_dir)?.signed_by(signing))
         } else if url == "memory://" {
             let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
             Place::Remote(Remote::open(memory, cache_dir)?)

@@ -75,15 +75,55 @@ async fn a_download_resumed_at_any_byte_gives_the_same_file() {
 }
 
 #[tokio::test]
-async fn a_range_for_another_file_and_several_ranges_give_the_whole_file() {
+async fn a_range_for_another_file_gives_the_whole_file() {
     let world = World::new(&[]).await;
     let whole = published(&world, SliceId::Shared, Format::Pt);
     let other = world.download("shared").header("range", "bytes=5-").header("if-range", "\"old\"");
+    let response = other.send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.bytes().await.unwrap(), whole);
+}
+
+#[tokio::test]
+async fn several_ranges_are_416_and_the_client_is_told_to_ask_for_one() {
+    let world = World::new(&[]).await;
+    let len = published(&world, SliceId::Shared, Format::Pt).len();
     let several = world.download("shared").header("range", "bytes=0-1,4-5");
-    for request in [other, several] {
-        let response = request.send().await.unwrap();
-        assert_eq!(response.status(), 200);
-        assert_eq!(response.bytes().await.unwrap(), whole);
+    let response = several.send().await.unwrap();
+    assert_eq!(response.headers()["content-range"].to_str().unwrap(), format!("bytes */{len}"));
+    assert_refused(response, 416, "several_ranges").await;
+}
+
+#[tokio::test]
+async fn a_file_can_be_asked_for_by_its_name() {
+    let world = World::new(&[]).await;
+    let form = world.download_form(&keypair(1), NOW);
+    for route in ["get-checkpoint", "model/get-checkpoint", "model/partial"] {
+        for (slice, of) in &world.manifest.slices {
+            for (format, info) in &of.files {
+                let url = format!("{}/{route}/{}", world.url, info.name);
+                // What is liked counts for nothing against a name.
+                let request = world.http.get(url).form(&form).header("accept", "x/safetensors");
+                let response = request.send().await.unwrap();
+                assert_eq!(response.status(), 200, "{}", info.name);
+                assert!(!response.headers().contains_key("vary"));
+                let bytes = response.bytes().await.unwrap();
+                assert_eq!(bytes, published(&world, *slice, *format));
+            }
+        }
+    }
+    let url = format!("{}/get-checkpoint", world.url);
+    for name in
+        ["model_shared.bin", "manifest.json", "..%2Fmanifest.json", "%FF", "model_expgroup_00.pt"]
+    {
+        let response = world.http.get(format!("{url}/{name}")).form(&form).send().await.unwrap();
+        assert_eq!(response.status(), 404, "{name}");
+    }
+    for (field, value) in [("format", "safetensors"), ("expert_group_id", "0")] {
+        let mut form = form.clone();
+        form.insert(field.into(), value.into());
+        let response = world.http.get(format!("{url}/model_shared.pt")).form(&form).send().await;
+        assert_refused(response.unwrap(), 400, "invalid_field").await;
     }
 }
 
@@ -246,6 +286,13 @@ async fn a_slice_whose_file_is_damaged_is_503_and_not_half_a_file() {
     std::fs::write(file, b"short").unwrap();
     let response = world.download("shared").send().await.unwrap();
     assert_refused(response, 503, "unavailable").await;
+    // Of the right length, and one byte is another.
+    let mut flipped = published(&world, SliceId::Shared, Format::Safetensors);
+    *flipped.last_mut().unwrap() ^= 1;
+    let file = world.disk.path().join("artifacts/models/100/model_shared.safetensors");
+    std::fs::write(file, flipped).unwrap();
+    let request = world.download("shared").query(&[("format", "safetensors")]);
+    assert_refused(request.send().await.unwrap(), 503, "unavailable").await;
     // Only the sound ones.
     assert_eq!(world.download("0").send().await.unwrap().status(), 200);
 }

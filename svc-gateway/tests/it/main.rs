@@ -12,4 +12,6 @@ mod miner_client;
 mod phase;
 mod process;
 mod refusals;
+mod resume;
+mod s3;
 mod upload;

@@ -18,7 +18,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{ArtifactError, local};
+use super::{ArtifactError, local, read::Signing};
 
 const STAGING: &str = ".staging";
 /// Smallest part of an upload; S3 takes at most 10 000 parts.
@@ -31,6 +31,8 @@ pub(super) struct Remote {
     cache: PathBuf,
     /// One lock per key that is being copied, so that it is copied once.
     copying: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    /// Who signs URLs of objects, if anybody can.
+    signing: Option<Signing>,
 }
 
 impl Remote {
@@ -39,7 +41,19 @@ impl Remote {
         std::fs::create_dir_all(cache.join(STAGING)).map_err(failed)?;
         let cache = cache.canonicalize().map_err(failed)?;
         local::sweep(&cache.join(STAGING)).map_err(failed)?;
-        Ok(Self { objects, cache, copying: Mutex::default() })
+        Ok(Self { objects, cache, copying: Mutex::default(), signing: None })
+    }
+
+    pub(super) fn signed_by(self, signing: Signing) -> Self {
+        Self { signing: Some(signing), ..self }
+    }
+
+    pub(super) fn signing(&self) -> Option<&Signing> {
+        self.signing.as_ref()
+    }
+
+    pub(super) fn shared(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.objects)
     }
 
     pub(super) fn objects(&self) -> &dyn ObjectStore {

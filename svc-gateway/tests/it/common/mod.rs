@@ -1,6 +1,7 @@
 //! A gateway among fakes: a scheduler that says what a test wants, a folder of artifacts, miners with keys.
 
 mod miner;
+mod model;
 mod scheduler;
 
 use std::{
@@ -17,6 +18,7 @@ use domain::{
 };
 use kit::{Common, Shutdown};
 pub(crate) use miner::{Miner, hotkey_of, keypair, sign, signer, vectors};
+pub(crate) use model::republish;
 use proto::{
     common::v1::ModelRef,
     gateway::v1::{GetStatusRequest, gateway_service_client::GatewayServiceClient},
