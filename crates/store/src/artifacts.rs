@@ -169,16 +169,16 @@ impl Artifacts {
         }
     }
 
-    /// Removes the cached copy of `key`, if there is one; never the artifact itself. Whoever has
-    /// it open or mapped keeps it.
+    /// Removes the cached copy of `key`, never the artifact itself, and returns whether there was
+    /// one. Whoever has it open or mapped keeps it.
     ///
     /// # Errors
     ///
     /// [`ArtifactError::Key`], and [`ArtifactError::File`] when it can't be removed.
-    pub async fn drop_copy(&self, key: &str) -> Result<(), ArtifactError> {
+    pub async fn drop_copy(&self, key: &str) -> Result<bool, ArtifactError> {
         let key = key::checked(key)?;
         match &*self.0 {
-            Place::Local(_) => Ok(()),
+            Place::Local(_) => Ok(false),
             Place::Remote(remote) => remote.drop_copy(&key).await,
         }
     }

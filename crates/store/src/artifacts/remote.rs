@@ -154,12 +154,12 @@ impl Remote {
         Ok(Fetched { path, copied: len })
     }
 
-    /// Removes the copy of `key`, if there is one.
-    pub(super) async fn drop_copy(&self, key: &Key) -> Result<(), ArtifactError> {
+    /// Removes the copy of `key`, and returns whether there was one.
+    pub(super) async fn drop_copy(&self, key: &Key) -> Result<bool, ArtifactError> {
         let path = self.cache.join(key.as_ref());
         match fs::remove_file(&path).await {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(ArtifactError::file("remove", &path, &error)),
         }
     }

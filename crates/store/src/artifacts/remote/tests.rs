@@ -153,8 +153,8 @@ async fn a_copy_is_dropped_and_the_object_stays() {
     let (remote, _, _folder) = breaking(0, 0, false).await;
     let key = Key::from(KEY);
     let path = remote.file(&key).await.unwrap().path;
-    for _ in 0..2 {
-        remote.drop_copy(&key).await.unwrap();
+    for there in [true, false] {
+        assert_eq!(remote.drop_copy(&key).await.unwrap(), there);
         assert!(!path.exists());
     }
     assert_eq!(remote.file(&key).await.unwrap().copied, 1000);
