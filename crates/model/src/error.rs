@@ -40,15 +40,51 @@ pub enum ModelError {
     /// The caller's stop signal was seen between two batches.
     #[error("stopped")]
     Stopped,
-    /// libtorch failed: out of memory, no such device.
+    /// A staged submission was made for a model of another layout, type or device.
+    #[error("the submission was staged for another model")]
+    Staged,
+    /// The processor's or the device's memory did not suffice. The model itself is as it was.
+    #[error("out of memory: {why}")]
+    OutOfMemory { why: String },
+    /// libtorch failed otherwise: no such device, an error of the driver.
     #[error("libtorch: {0}")]
-    Torch(#[from] tch::TchError),
+    Torch(tch::TchError),
+}
+
+/// How libtorch says that memory was short: its allocators of the processor and of CUDA, the standard
+/// library's, CUDA's own and its libraries'. There is no code to tell it by.
+const OUT_OF_MEMORY: [&str; 7] = [
+    "can't allocate memory",
+    "not enough memory: you tried to allocate",
+    "std::bad_alloc",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "cudaErrorMemoryAllocation",
+    "STATUS_ALLOC_FAILED",
+];
+
+impl From<tch::TchError> for ModelError {
+    fn from(error: tch::TchError) -> Self {
+        let text = error.to_string();
+        if !OUT_OF_MEMORY.iter().any(|sign| text.contains(sign)) {
+            return Self::Torch(error);
+        }
+        // The rest is a trace of libtorch's calls.
+        let why = text.lines().next().unwrap_or_default().to_owned();
+        Self::OutOfMemory { why }
+    }
 }
 
 impl ModelError {
     /// A failure at `path`.
     pub(crate) fn file(path: &std::path::Path, why: impl std::fmt::Display) -> Self {
         Self::File { path: path.to_owned(), why: why.to_string() }
+    }
+
+    /// Whether memory was short. Nothing is lost but the run: the caller may free memory and try again,
+    /// or, where it happens again, restart.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::OutOfMemory { .. })
     }
 
     /// The stable reason to refuse a submission for, when the error is the submission's doing;
@@ -68,7 +104,33 @@ impl ModelError {
             | Self::Data(_)
             | Self::Tokenizer { .. }
             | Self::Stopped
+            | Self::Staged
+            | Self::OutOfMemory { .. }
             | Self::Torch(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind, TchError, Tensor};
+
+    use super::*;
+
+    #[test]
+    fn memory_that_does_not_suffice_is_told_from_other_failures() {
+        // 4 exbibytes.
+        let error = Tensor::f_empty([1 << 60], (Kind::Float, Device::Cpu)).unwrap_err();
+        let error = ModelError::from(error);
+        assert!(error.is_out_of_memory(), "{error}");
+        assert_eq!(error.submission_reason(), None, "never a miner's fault");
+        for text in [
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB",
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        ] {
+            assert!(ModelError::from(TchError::Torch(text.to_owned())).is_out_of_memory());
+        }
+        let other = Tensor::from_slice(&[1f32]).f_matmul(&Tensor::from_slice(&[1f32, 2.0]));
+        assert!(!ModelError::from(other.unwrap_err()).is_out_of_memory());
     }
 }

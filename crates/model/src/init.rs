@@ -18,7 +18,7 @@ use tokenizers::{
 
 use crate::{
     ModelConfig, ModelError,
-    language_model::{expert_name, expert_shapes},
+    stage::{expert_name, expert_shapes},
 };
 
 /// Token ids of the demonstration's model.

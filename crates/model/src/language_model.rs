@@ -1,8 +1,11 @@
 //! A loaded model: shared parameters, the routed experts of one group (or all), and a second set of
-//! preallocated expert slots that submissions are copied into. The base's experts are never written
-//! to, so going back to them is exact and free.
+//! experts, a submission's, that tokens are routed through instead while it is overlaid. The base's
+//! experts are never written to, so going back to them is exact and free.
+//!
+//! At most the base, one set of experts on the device, and what callers have staged is held: on the
+//! processor an overlaid set *is* the staged one, on a GPU it is copied into slots that stay.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use checkpoint::{Checkpoint, Limits, Manifest, SliceId, TensorSource};
 use data::{Batch, IGNORED_LABEL};
@@ -11,9 +14,11 @@ use serde_json::Value;
 use tch::{Kind, Reduction, Tensor};
 
 use crate::{
-    LoadOptions, ModelConfig, ModelError,
-    net::{Expert, ExpertSet, FiniteCheck, Network},
-    weights::{self, Weights},
+    Device, LoadOptions, ModelConfig, ModelError,
+    digest::WordSums,
+    net::{ExpertSet, FiniteCheck, Network},
+    stage::{Layout, Staged, Stager},
+    weights::Weights,
 };
 
 /// The experts of one group: layer -> `(local id, global id)`. Layers without routed experts are
@@ -25,9 +30,22 @@ pub type GroupExperts = BTreeMap<u32, Vec<(u32, u32)>>;
 pub struct LanguageModel {
     config: ModelConfig,
     network: Network,
+    layout: Arc<Layout>,
+    device: Device,
     base: ExpertSet,
     slots: Option<ExpertSet>,
     overlaid: bool,
+}
+
+/// What [`LanguageModel::losses_until`] does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// The next batch.
+    Go,
+    /// Nothing more: the losses so far will do.
+    Enough,
+    /// Give up.
+    Cancel,
 }
 
 impl LanguageModel {
@@ -50,20 +68,17 @@ impl LanguageModel {
         let ids = expert_ids(&config, group)?;
         let weights = Weights::new(&config, sources, options);
         let network = Network::load(&weights, group.is_some().then_some(ids.as_slice()), &options)?;
-        let mut layers = Vec::new();
-        for (layer, ids) in config.moe_layers().zip(ids) {
-            let load = |id| {
-                let [gate_up, down] = expert_shapes(&config);
-                Ok(Expert {
-                    id,
-                    gate_up: weights.take(&expert_name(layer, id, "gate_up_proj"), &gate_up)?,
-                    down: weights.take(&expert_name(layer, id, "down_proj"), &down)?,
-                })
-            };
-            layers.push(ids.into_iter().map(load).collect::<Result<_, ModelError>>()?);
-        }
-        let base = ExpertSet::new(layers);
-        Ok(Self { config, network, base, slots: None, overlaid: false })
+        let layout = Layout::new(&config, &ids, &options);
+        let base = layout.fill(|name, shape| weights.take(name, shape))?;
+        Ok(Self {
+            config,
+            network,
+            layout: Arc::new(layout),
+            device: options.device,
+            base,
+            slots: None,
+            overlaid: false,
+        })
     }
 
     /// Loads a model from a folder in the hub's layout: `config.json` and safetensors files, with
@@ -101,46 +116,71 @@ impl LanguageModel {
         &self.config
     }
 
-    /// Copies a submission's experts into the slots and routes through them from now on. Types are
-    /// converted to the model's. The submission must have every expert tensor of the group and no
-    /// other: this is checked here too, whoever checked it before.
+    /// What stages submissions for this model, on other threads.
+    pub fn stager(&self) -> Stager {
+        Stager::new(self.layout.clone())
+    }
+
+    /// Stages a submission and routes through its experts from now on: [`Stager::stage`] and
+    /// [`Self::overlay_staged`] in one.
     ///
     /// # Errors
     ///
     /// See [`ModelError::submission_reason`]. After any error the base is in place.
     pub fn overlay(&mut self, submission: &dyn TensorSource) -> Result<(), ModelError> {
+        // Before staging: the last overlay's memory can be used for this one.
+        self.restore();
+        let staged = self.stager().stage(submission)?;
+        self.overlay_staged(staged)
+    }
+
+    /// Routes through a staged submission's experts from now on. On the processor they are taken as
+    /// they are; on a GPU they are copied into slots that are made once.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Staged`] when it was staged for a model of another layout; libtorch fails.
+    /// After any error the base is in place.
+    pub fn overlay_staged(&mut self, staged: Staged) -> Result<(), ModelError> {
         let _no_grad = tch::no_grad_guard();
-        self.overlaid = false;
-        let layers: Vec<u32> = self.config.moe_layers().collect();
-        let mut names: Vec<String> = Vec::new();
-        let mut slots = match self.slots.take() {
-            Some(slots) => slots,
-            None => self.base.slots()?,
-        };
-        let [gate_up, down] = expert_shapes(&self.config);
-        for (n, expert) in slots.iter_mut() {
-            let layer = layers.get(n).copied().unwrap_or_default();
-            for (slot, part, shape) in [
-                (&mut expert.gate_up, "gate_up_proj", &gate_up),
-                (&mut expert.down, "down_proj", &down),
-            ] {
-                let name = expert_name(layer, expert.id, part);
-                slot.f_copy_(&weights::read(submission, &name, shape)?)?;
-                weights::finite(slot, &name)?;
-                names.push(name);
+        self.restore();
+        if !staged.fits(&self.layout) {
+            return Err(ModelError::Staged);
+        }
+        self.slots = Some(match self.device {
+            Device::Cpu => staged.experts,
+            Device::Cuda(_) => {
+                let mut slots = match self.slots.take() {
+                    Some(slots) => slots,
+                    None => self.base.slots()?,
+                };
+                slots.copy_from(&staged.experts)?;
+                slots
             }
-        }
-        if let Some(name) = submission.specs().keys().find(|name| !names.contains(name)) {
-            return Err(ModelError::Foreign { name: name.clone() });
-        }
-        self.slots = Some(slots);
+        });
         self.overlaid = true;
         Ok(())
     }
 
-    /// Routes through the base's experts again, bit for bit what they were.
+    /// Routes through the base's experts again, bit for bit what they were. On the processor it frees
+    /// what was overlaid.
     pub fn restore(&mut self) {
         self.overlaid = false;
+        if self.device == Device::Cpu {
+            self.slots = None;
+        }
+    }
+
+    /// Digest of the base, shared parameters and experts, as it lies on the device, whatever is
+    /// overlaid: 32 hexadecimal digits. Two integer sums of every tensor's words, so it costs about
+    /// as much as reading the model once, and no memory; it depends on the group and the type of the
+    /// weights. It shows what a run may have spoilt, not what somebody has forged.
+    pub fn digest(&self) -> Result<String, ModelError> {
+        let _no_grad = tch::no_grad_guard();
+        let mut sums = WordSums::default();
+        self.network.for_each_parameter(&mut |tensor| sums.add(tensor))?;
+        self.base.for_each_parameter(&mut |tensor| sums.add(tensor))?;
+        sums.finish()
     }
 
     /// Loss of each batch in nats: mean over the unpadded tokens, each predicted from those before
@@ -150,21 +190,23 @@ impl LanguageModel {
     ///
     /// [`ModelError::NonFinite`] when any activation or loss is not finite, padding included.
     pub fn losses(&self, batches: &[Batch]) -> Result<Vec<f64>, ModelError> {
-        self.losses_until(batches, &|| false)
+        self.losses_until(batches, &mut |_| Next::Go)
     }
 
-    /// As [`Self::losses`]; asks `stop` before each batch and gives up with
-    /// [`ModelError::Stopped`] when told to.
+    /// As [`Self::losses`]; asks `next` before each batch, with the losses so far. On
+    /// [`Next::Enough`] these are returned, on [`Next::Cancel`] it is [`ModelError::Stopped`].
     pub fn losses_until(
         &self,
         batches: &[Batch],
-        stop: &dyn Fn() -> bool,
+        next: &mut dyn FnMut(&[f64]) -> Next,
     ) -> Result<Vec<f64>, ModelError> {
         let _no_grad = tch::no_grad_guard();
         let mut losses = Vec::with_capacity(batches.len());
         for (n, batch) in batches.iter().enumerate() {
-            if stop() {
-                return Err(ModelError::Stopped);
+            match next(&losses) {
+                Next::Go => (),
+                Next::Enough => break,
+                Next::Cancel => return Err(ModelError::Stopped),
             }
             let mut check = FiniteCheck::default();
             let loss = batch_loss(&self.network, self.experts(), &self.config, batch, &mut check)?
@@ -203,17 +245,6 @@ impl LanguageModel {
 /// The mean of per-batch losses; NaN for none.
 pub fn mean_loss(losses: &[f64]) -> f64 {
     losses.iter().sum::<f64>() / losses.len() as f64
-}
-
-/// Name of a routed expert's tensor in the subnet's form; `part` is `gate_up_proj` or `down_proj`.
-pub(crate) fn expert_name(layer: u32, id: i64, part: &str) -> String {
-    format!("model.layers.{layer}.mlp.experts.{id}.{part}")
-}
-
-/// Shapes of `gate_up_proj` and `down_proj`.
-pub(crate) fn expert_shapes(config: &ModelConfig) -> [[i64; 2]; 2] {
-    let (inner, hidden) = (config.moe_intermediate_size, config.hidden_size);
-    [[2 * inner, hidden], [hidden, inner]]
 }
 
 /// Ids of the experts to load, per layer with experts.

@@ -6,17 +6,19 @@
 //! as a [`checkpoint::TensorSource`] and may be wrong in every way: it ends in a [`ModelError`],
 //! never in a panic.
 //!
-//! - [`LanguageModel`]: load, overlay, restore, losses.
+//! - [`LanguageModel`]: load, overlay, restore, losses; [`Stager`]: the next submission meanwhile.
 //! - [`corpus`], [`init`], [`expert_group`], [`train`]: what a subnet on one machine needs besides.
 
 mod config;
 pub mod corpus;
 mod device;
+mod digest;
 mod error;
 pub mod expert_group;
 pub mod init;
 mod language_model;
 mod net;
+mod stage;
 pub mod train;
 mod weights;
 
@@ -25,13 +27,5 @@ pub use device::{
     Autocast, Device, LoadOptions, ParseDeviceError, WeightType, single_threaded, use_threads,
 };
 pub use error::ModelError;
-pub use language_model::{GroupExperts, LanguageModel, mean_loss};
-
-/// The folder of golden vectors.
-#[cfg(test)]
-fn test_vectors() -> std::path::PathBuf {
-    std::env::var_os("CONNITO_VECTORS").map_or_else(
-        || concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors").into(),
-        Into::into,
-    )
-}
+pub use language_model::{GroupExperts, LanguageModel, Next, mean_loss};
+pub use stage::{Staged, Stager};

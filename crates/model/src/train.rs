@@ -10,8 +10,9 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     LanguageModel, ModelConfig, ModelError,
-    language_model::{batch_loss, expert_name},
+    language_model::batch_loss,
     net::{ExpertSet, FiniteCheck, Network},
+    stage::expert_name,
 };
 
 /// What a training does. The default is tuned for the demonstration's model and corpus.

@@ -1,7 +1,7 @@
-//! From named bytes to tensors on the device, checked for name, shape, type and finiteness.
+//! From named bytes to tensors, checked for name, shape, type and finiteness, with one copy each.
 
 use checkpoint::{Dtype, TensorSource};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::{LoadOptions, ModelConfig, ModelError};
 
@@ -33,29 +33,29 @@ impl<'a> Weights<'a> {
             .iter()
             .find(|source| source.specs().contains_key(name))
             .ok_or_else(|| ModelError::Missing { name: name.to_owned() })?;
-        let tensor = read(*source, name, shape)?;
-        let tensor = tensor
-            .f_to_kind(self.options.weights.kind())?
-            .f_to_device(self.options.device.tch())?;
-        finite(&tensor, name)?;
+        let (kind, device) = (self.options.weights.kind(), self.options.device.tch());
+        let mut tensor = Tensor::f_empty(shape, (kind, device))?;
+        read_into(*source, name, &mut tensor)?;
         Ok(tensor)
     }
 }
 
-/// The tensor `name` of `source` in its stored type, copied to the processor's memory.
-pub(crate) fn read(
+/// Copies the tensor `name` of `source` into `room`, which has the shape that it must have and the
+/// type that it gets, on any device: one copy, conversion included. What comes out is finite.
+pub(crate) fn read_into(
     source: &dyn TensorSource,
     name: &str,
-    shape: &[i64],
-) -> Result<Tensor, ModelError> {
+    room: &mut Tensor,
+) -> Result<(), ModelError> {
     let spec =
         source.specs().get(name).ok_or_else(|| ModelError::Missing { name: name.to_owned() })?;
+    let shape = room.size();
     let same = spec.shape.len() == shape.len()
-        && spec.shape.iter().zip(shape).all(|(found, want)| i64::try_from(*found) == Ok(*want));
+        && spec.shape.iter().zip(&shape).all(|(found, want)| i64::try_from(*found) == Ok(*want));
     if !same {
         return Err(ModelError::Shape {
             name: name.to_owned(),
-            expected: shape.to_vec(),
+            expected: shape,
             found: spec.shape.clone(),
         });
     }
@@ -76,17 +76,29 @@ pub(crate) fn read(
     if bytes.len() != spec.bytes() {
         return Err(ModelError::Shape {
             name: name.to_owned(),
-            expected: shape.to_vec(),
+            expected: shape,
             found: vec![bytes.len()],
         });
     }
-    Ok(Tensor::f_from_data_size(&bytes, shape, kind)?)
+    if bytes.as_ptr().addr().is_multiple_of(kind.elt_size_in_bytes()) {
+        #[expect(
+            unsafe_code,
+            reason = "the view is dropped before the bytes, is never written to, is aligned and as long as its shape"
+        )]
+        let view = unsafe { Tensor::f_from_blob(bytes.as_ptr(), &shape, &[], kind, Device::Cpu) }?;
+        room.f_copy_(&view)?;
+    } else {
+        // A file may put its tensors at any byte; libtorch may not read them there.
+        room.f_copy_(&Tensor::f_from_data_size(&bytes, &shape, kind)?)?;
+    }
+    finite(room, name)
 }
 
-/// Refuses a weight with a NaN or an infinity in it.
-pub(crate) fn finite(tensor: &Tensor, name: &str) -> Result<(), ModelError> {
-    if tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
-        return Err(ModelError::NonFinite { place: format!("tensor `{name}`") });
+/// Refuses a weight with a NaN or an infinity in it: both show in the least or the greatest element.
+fn finite(tensor: &Tensor, name: &str) -> Result<(), ModelError> {
+    let (least, greatest) = tensor.f_aminmax(None, false)?;
+    if least.f_double_value(&[])?.is_finite() && greatest.f_double_value(&[])?.is_finite() {
+        return Ok(());
     }
-    Ok(())
+    Err(ModelError::NonFinite { place: format!("tensor `{name}`") })
 }

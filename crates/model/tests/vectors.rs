@@ -9,7 +9,7 @@ use checkpoint::{Checkpoint, ExpertGroups, Limits, TensorSource as _};
 use data::Batch;
 use domain::ExpertGroup;
 use model::{
-    Autocast, GroupExperts, LanguageModel, LoadOptions, ModelError, WeightType, mean_loss,
+    Autocast, GroupExperts, LanguageModel, LoadOptions, ModelError, Next, WeightType, mean_loss,
     single_threaded,
 };
 use serde_json::Value;
@@ -238,4 +238,72 @@ fn every_tensor_of_the_base_is_needed_and_none_may_be_infinite() {
     })
     .unwrap_err();
     assert!(matches!(error, ModelError::NonFinite { .. }), "{error}");
+}
+
+#[test]
+fn an_overlay_staged_on_another_thread_gives_the_same_bits_and_leaves_no_trace_in_the_base() {
+    let (mut model, inputs) = (base(Some(&group(0)), 2), [inputs()]);
+    let (digest, baseline) = (model.digest().unwrap(), model.losses(&inputs).unwrap());
+    model.overlay(&open("model/miner0_g0.pt")).unwrap();
+    let expected = model.losses(&inputs).unwrap();
+    let stager = model.stager();
+    let staging = std::thread::spawn(move || stager.stage(&open("model/miner0_g0.pt")).unwrap());
+    // The model runs another one meanwhile.
+    model.overlay(&open("model/miner1_g0.pt")).unwrap();
+    assert_ne!(model.losses(&inputs).unwrap(), expected);
+    model.overlay_staged(staging.join().unwrap()).unwrap();
+    assert_eq!(model.losses(&inputs).unwrap(), expected);
+    assert_eq!(model.digest().unwrap(), digest, "with the overlay in place");
+    model.restore();
+    assert_eq!(model.losses(&inputs).unwrap(), baseline);
+    assert_eq!(model.digest().unwrap(), digest);
+    assert_ne!(base(Some(&group(1)), 2).digest().unwrap(), digest, "other experts");
+}
+
+#[test]
+fn what_was_staged_for_another_group_is_refused_and_the_base_stays_in_place() {
+    let (mut model, inputs) = (base(Some(&group(0)), 2), [inputs()]);
+    let baseline = model.losses(&inputs).unwrap();
+    let staged = base(Some(&group(1)), 2).stager().stage(&open("model/miner0_g1.pt")).unwrap();
+    let error = model.overlay_staged(staged).unwrap_err();
+    assert!(matches!(error, ModelError::Staged), "{error}");
+    assert_eq!(error.submission_reason(), None);
+    assert_eq!(model.losses(&inputs).unwrap(), baseline);
+}
+
+#[test]
+fn a_run_can_be_ended_with_what_it_has_or_without() {
+    let (model, inputs) = (base(Some(&group(0)), 2), vec![inputs(); 5]);
+    let all = model.losses(&inputs).unwrap();
+    let mut seen = Vec::new();
+    let mut until = |answer: Next| {
+        seen.clear();
+        model.losses_until(&inputs, &mut |losses: &[f64]| {
+            seen.push(losses.to_vec());
+            if losses.len() < 2 { Next::Go } else { answer }
+        })
+    };
+    assert_eq!(until(Next::Enough).unwrap(), all[..2]);
+    assert!(matches!(until(Next::Cancel), Err(ModelError::Stopped)));
+    assert_eq!(until(Next::Go).unwrap(), all);
+    assert_eq!(seen, (0..5).map(|n| all[..n].to_vec()).collect::<Vec<_>>());
+}
+
+/// A file may have its tensors at any byte: libtorch may only read them where they are aligned.
+#[test]
+fn a_file_whose_tensors_lie_at_odd_bytes_is_read_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("odd.safetensors");
+    let bytes = std::fs::read(vectors().join("model/miner0_g0.safetensors")).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+    let mut odd = (header + 1).to_le_bytes().to_vec();
+    odd.extend_from_slice(&bytes[8..8 + header as usize]);
+    odd.push(b' ');
+    odd.extend_from_slice(&bytes[8 + header as usize..]);
+    std::fs::write(&path, odd).unwrap();
+    let (mut model, inputs) = (base(Some(&group(0)), 2), [inputs()]);
+    model.overlay(&open("model/miner0_g0.safetensors")).unwrap();
+    let expected = model.losses(&inputs).unwrap();
+    model.overlay(&checkpoint::open(&path, Limits::default()).unwrap()).unwrap();
+    assert_eq!(model.losses(&inputs).unwrap(), expected);
 }

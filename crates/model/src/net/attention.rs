@@ -56,6 +56,10 @@ impl Attention {
         })
     }
 
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = &Tensor> {
+        [&self.q, &self.kv_a, &self.kv_norm.weight, &self.kv_b, &self.o].into_iter()
+    }
+
     /// `x` is `[B, T, H]`; `mask`, where there is padding, `[B, 1, T, T]`.
     pub(crate) fn forward(
         &self,

@@ -58,6 +58,27 @@ impl ExpertSet {
         self.0.iter_mut().enumerate().flat_map(|(n, layer)| layer.iter_mut().map(move |e| (n, e)))
     }
 
+    /// Shows every tensor in order of layer and id.
+    pub(crate) fn for_each_parameter(
+        &self,
+        see: &mut dyn FnMut(&Tensor) -> Result<(), ModelError>,
+    ) -> Result<(), ModelError> {
+        self.0.iter().flatten().try_for_each(|expert| {
+            see(&expert.gate_up)?;
+            see(&expert.down)
+        })
+    }
+
+    /// Overwrites these experts by others of the same ids and shapes, wherever they lie.
+    pub(crate) fn copy_from(&mut self, other: &Self) -> Result<(), ModelError> {
+        let others = other.0.iter().flatten();
+        for (mine, other) in self.0.iter_mut().flatten().zip(others) {
+            mine.gate_up.f_copy_(&other.gate_up)?;
+            mine.down.f_copy_(&other.down)?;
+        }
+        Ok(())
+    }
+
     /// Room of the same shapes and types on the same device, to be written before it is read.
     pub(crate) fn slots(&self) -> Result<Self, ModelError> {
         let slot = |expert: &Expert| {
@@ -111,6 +132,10 @@ impl Moe {
             scale: c.routed_scaling_factor,
             shared: Mlp::load(weights, &format!("{at}shared_experts."), inner)?,
         })
+    }
+
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = &Tensor> {
+        std::iter::once(&self.gate).chain(self.shared.parameters())
     }
 
     /// `x` is `[B, T, H]`, and so is the result.

@@ -57,6 +57,10 @@ impl Mlp {
         })
     }
 
+    fn parameters(&self) -> impl Iterator<Item = &Tensor> {
+        [&self.gate, &self.up, &self.down].into_iter()
+    }
+
     fn forward(
         &self,
         compute: Compute,
@@ -204,6 +208,25 @@ impl Network {
         let logits = self.compute.linear(&h, &self.head)?;
         check.see(&logits)?;
         Ok(logits)
+    }
+
+    /// Shows every parameter, in an order of its own; a tied head once.
+    pub(crate) fn for_each_parameter(
+        &self,
+        see: &mut dyn FnMut(&Tensor) -> Result<(), ModelError>,
+    ) -> Result<(), ModelError> {
+        see(&self.embedding)?;
+        for layer in &self.layers {
+            see(&layer.before_attention.weight)?;
+            layer.attention.parameters().try_for_each(&mut *see)?;
+            see(&layer.before_mlp.weight)?;
+            match &layer.mlp {
+                FeedForward::Dense(mlp) => mlp.parameters().try_for_each(&mut *see)?,
+                FeedForward::Moe(moe) => moe.parameters().try_for_each(&mut *see)?,
+            }
+        }
+        see(&self.norm.weight)?;
+        if self.head.data_ptr() == self.embedding.data_ptr() { Ok(()) } else { see(&self.head) }
     }
 
     pub(crate) fn device(&self) -> tch::Device {
