@@ -1,17 +1,15 @@
-//! Batches as a pure function of a seed and a corpus: every validator with the same seed, texts and
-//! tokenizer measures on the same tokens.
+//! Batches of a small corpus in memory, as a pure function of a seed: what the demo's miners train
+//! on. Evaluators draw from [`crate::Sources`].
 
 use std::collections::BTreeSet;
 
-use blake2::{Blake2b, Digest as _, digest::consts::U32};
 use domain::Seed;
-use rand_chacha::{
-    ChaCha20Rng,
-    rand_core::{RngCore as _, SeedableRng as _},
-};
 
 use super::{Batch, Corpus, Tokenizer};
-use crate::DataError;
+use crate::{
+    DataError,
+    chance::{Chance, hash},
+};
 
 /// Draws in vain, one after the other, after which a corpus is called too small.
 const MOST_REDRAWS: usize = 10_000;
@@ -19,7 +17,7 @@ const MOST_REDRAWS: usize = 10_000;
 /// The seed of held-out batches: BLAKE2b-256 of the text `held-out`. It is the same for all
 /// validators and cycles, so losses over time can be compared.
 pub fn held_out_seed() -> Seed {
-    Seed(Blake2b::<U32>::digest(b"held-out").into())
+    Seed(hash(&[b"held-out"]))
 }
 
 /// A corpus as token ids, tokenised once.
@@ -64,21 +62,16 @@ impl TokenizedCorpus {
         batch_size: usize,
         length: usize,
     ) -> Result<Vec<Batch>, DataError> {
-        let mut rng = ChaCha20Rng::from_seed(seed.0);
-        let mut below = |n: usize| {
-            let product = u128::from(rng.next_u64()) * n as u128;
-            // The high half of a product with `n` is less than `n`.
-            (product >> 64) as usize
-        };
+        let mut chance = Chance::new(seed);
         let mut seen = BTreeSet::new();
         let mut drawn = Vec::new();
         for _ in 0..batches {
             let mut rows = Vec::new();
             let mut redraws = 0;
             while rows.len() < batch_size {
-                let text = below(self.texts.len());
+                let text = chance.index(self.texts.len());
                 let start = match self.texts[text].len() {
-                    tokens if tokens > length => below(tokens - length + 1),
+                    tokens if tokens > length => chance.index(tokens - length + 1),
                     _ => 0,
                 };
                 let end = self.texts[text].len().min(start + length);

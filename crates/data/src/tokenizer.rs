@@ -1,10 +1,13 @@
-use std::{fmt, path::Path};
+use std::{fmt, path::Path, sync::Arc};
 
-use crate::DataError;
+use crate::{DataError, chance::hash};
 
-/// A tokenizer as the hub ships it, `tokenizer.json`.
+/// A tokenizer as the hub ships it, `tokenizer.json`. Clones share it.
 #[derive(Clone)]
-pub struct Tokenizer(tokenizers::Tokenizer);
+pub struct Tokenizer {
+    inner: Arc<tokenizers::Tokenizer>,
+    digest: Arc<str>,
+}
 
 impl fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -15,15 +18,21 @@ impl fmt::Debug for Tokenizer {
 impl Tokenizer {
     /// Reads a `tokenizer.json`.
     pub fn open(path: &Path) -> Result<Self, DataError> {
-        let inner =
-            tokenizers::Tokenizer::from_file(path).map_err(|error| DataError::file(path, error))?;
-        Ok(Self(inner))
+        let json = std::fs::read(path).map_err(|error| DataError::file(path, error))?;
+        let inner = tokenizers::Tokenizer::from_bytes(&json)
+            .map_err(|error| DataError::file(path, error))?;
+        Ok(Self { inner: Arc::new(inner), digest: hex::encode(hash(&[&json])).into() })
+    }
+
+    /// BLAKE2b-256 of its file, as hex.
+    pub fn digest(&self) -> &str {
+        &self.digest
     }
 
     /// Token ids of a text, without special tokens.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
         let encoding = self
-            .0
+            .inner
             .encode_fast(text, false)
             .map_err(|error| DataError::Tokenizer { why: error.to_string() })?;
         Ok(encoding.get_ids().to_vec())
@@ -31,12 +40,14 @@ impl Tokenizer {
 
     /// The text of token ids.
     pub fn decode(&self, ids: &[u32]) -> Result<String, DataError> {
-        self.0.decode(ids, false).map_err(|error| DataError::Tokenizer { why: error.to_string() })
+        self.inner
+            .decode(ids, false)
+            .map_err(|error| DataError::Tokenizer { why: error.to_string() })
     }
 
     /// Number of token ids.
     pub fn vocabulary(&self) -> usize {
-        self.0.get_vocab_size(true)
+        self.inner.get_vocab_size(true)
     }
 }
 

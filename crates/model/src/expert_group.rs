@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use data::Source;
 use domain::ExpertGroup;
 use serde::{Deserialize, Serialize};
 
@@ -12,9 +13,9 @@ use crate::{GroupExperts, ModelError};
 pub struct GroupConfig {
     /// The group's number.
     pub group_id: ExpertGroup,
-    /// Where its texts come from: names of data sets, or folders.
+    /// Where its texts come from: folders, and data sets of a hub at one revision.
     #[serde(default)]
-    pub data_sources: Vec<String>,
+    pub data_sources: Vec<Source>,
     /// Tokens of a sequence.
     pub sequence_length: usize,
 }
@@ -71,7 +72,7 @@ mod tests {
         let group = GroupFolder {
             config: GroupConfig {
                 group_id: ExpertGroup(1),
-                data_sources: vec!["facts".to_owned()],
+                data_sources: vec!["facts".into()],
                 sequence_length: 64,
             },
             experts: [(1, vec![(0, 4), (1, 5)]), (2, vec![(0, 6), (1, 7)])].into(),

@@ -177,7 +177,7 @@ pub(super) fn write(plan: &Plan) -> anyhow::Result<()> {
     for (group, experts) in groups.0 {
         let config = expert_group::GroupConfig {
             group_id: group,
-            data_sources: vec![plan.corpus().join("train").display().to_string()],
+            data_sources: vec![plan.corpus().join("train").display().to_string().as_str().into()],
             sequence_length: model::train::DEMO_SEQUENCE_LENGTH,
         };
         let folder = expert_group::GroupFolder { config, experts };
