@@ -10,10 +10,9 @@ use tracing::{error, info, info_span};
 use crate::{
     error::{Failure, OwnFailure},
     fetch::ModelFiles,
-    job::{BaseId, Measured, Work},
+    job::{BaseId, Measured},
     lease::LeaseWatch,
-    memory,
-    metrics,
+    memory, metrics,
     prepare::{Candidate, Experts, Prepared},
     round_data::Drawn,
     status::OnDevice,
@@ -35,6 +34,8 @@ pub(crate) struct Setup {
 pub(crate) struct Loaded {
     pub(crate) stager: Option<(BaseId, model::Stager)>,
     pub(crate) on_device: OnDevice,
+    /// The model that could not be loaded last.
+    pub(crate) refused: Option<BaseId>,
 }
 
 /// One device and what is on it.
@@ -68,19 +69,15 @@ impl Bench {
         lease: &LeaseWatch,
     ) -> Result<Measured, Failure> {
         let Prepared { job, model, batches, candidate } = prepared;
-        let rows = batches.any().and_then(|drawn| drawn.batches.first()).map_or(1, |b| b.rows());
-        self.load(&model, rows, job.batches.length)?;
+        self.load(&model, job.batches.size, job.batches.length)?;
         let Self { base: Some(base), remembered, .. } = self else { return Err(nothing_loaded()) };
         let mut run = Run { base, remembered, lease };
         let mut measured = Measured::default();
-        if let Some(round) = &batches.round {
-            measured.batches_digest.clone_from(&round.digest);
-            measured.sources_digest.clone_from(&batches.sources_digest);
-        } else if let Some(held_out) = &batches.held_out {
-            measured.batches_digest.clone_from(&held_out.digest);
-            measured.sources_digest.clone_from(&batches.sources_digest);
+        if let Some(drawn) = batches.main() {
+            measured.batches_digest.clone_from(&drawn.digest);
+            measured.sources_digest.clone_from(&drawn.sources_digest);
         }
-        if let (Work::Baseline | Work::Score(_), Some(round)) = (&job.work, &batches.round) {
+        if let Some(round) = &batches.round {
             measured.baseline = run.of_base(round)?;
         }
         if let Some(held_out) = &batches.held_out {
@@ -90,7 +87,7 @@ impl Bench {
             if let Some(own) = &batches.own {
                 measured.own_baseline = run.losses(own, false).map_err(of_base)?;
             }
-            let outcome = run.of_submission(candidate, round, batches.own.as_ref(), &mut measured);
+            let outcome = run.of_submission(candidate, round, batches.own.as_deref(), &mut measured);
             run.base.model.restore();
             outcome?;
         }
@@ -115,7 +112,10 @@ impl Bench {
             &files.experts,
             self.setup.options,
         )
-        .map_err(of_loading)?;
+        .map_err(|error| {
+            self.loaded.send_modify(|loaded| loaded.refused = Some(files.id));
+            of_loading(error)
+        })?;
         let digest = model.digest().map_err(of_base)?;
         metrics::model_loaded();
         metrics::step("load", began.elapsed());
@@ -123,6 +123,7 @@ impl Bench {
         self.loaded.send_replace(Loaded {
             stager: Some((files.id, model.stager())),
             on_device: OnDevice { base: Some(files.id.hash), digest: digest.clone(), memory },
+            refused: None,
         });
         self.base = Some(Base { id: files.id, model, digest });
         Ok(())
@@ -132,7 +133,6 @@ impl Bench {
     pub(crate) fn clear(&mut self) {
         self.loaded.send_replace(Loaded::default());
         self.base = None;
-        model::release_cached_memory(self.setup.options.device);
     }
 
     /// Whether the base is bit for bit what was loaded.

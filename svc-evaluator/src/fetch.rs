@@ -75,10 +75,9 @@ impl Fetcher {
     }
 
     /// Forgets the model, and the copies of its files: one of them was not what it should be.
-    pub(crate) async fn forget(&mut self, files: &ModelFiles) {
-        self.model = None;
-        for key in &files.keys {
-            self.drop_copy(key).await;
+    pub(crate) async fn forget_model(&mut self) {
+        for key in self.model.take().into_iter().flat_map(|files| files.keys) {
+            self.drop_copy(&key).await;
         }
     }
 

@@ -163,7 +163,7 @@ pub(crate) fn result(
             elapsed_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             own_baseline_losses: measured.own_baseline.clone(),
             own_losses: measured.own.clone(),
-            sketch: measured.sketch.as_ref().map(Sketch::to_bytes).unwrap_or_default(),
+            sketch: measured.sketch.as_ref().map(Sketch::to_bytes).unwrap_or_default().into(),
             out_of_reach: measured.out_of_reach,
             sources_digest: measured.sources_digest.clone(),
         })),

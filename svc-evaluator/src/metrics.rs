@@ -25,8 +25,8 @@ pub(crate) fn stopped_early(batches: usize) {
     metrics::counter!("evaluator_batches_saved_total").increment(batches as u64);
 }
 
-/// How long a step of a job took: `draw`, `fetch`, `verify`, `sketch`, `stage`, `wait`, `load`,
-/// `run` or `tell`.
+/// How long a step of a job took: `fetch_model`, `draw`, `fetch`, `verify`, `sketch`, `stage`,
+/// `wait`, `load`, `run` or `tell`.
 pub(crate) fn step(step: &'static str, took: Duration) {
     metrics::histogram!("evaluator_step_seconds", "step" => step).record(took.as_secs_f64());
 }
@@ -70,12 +70,6 @@ pub(crate) fn fetched(what: &'static str, copied: u64) {
     let cache = if copied == 0 { "hit" } else { "miss" };
     metrics::counter!("evaluator_fetches_total", "what" => what, "cache" => cache).increment(1);
     metrics::counter!("evaluator_fetched_bytes_total", "what" => what).increment(copied);
-}
-
-/// Counts a set of batches that was asked for; `known` when it was drawn before.
-pub(crate) fn batches_asked(known: bool) {
-    let cache = if known { "hit" } else { "miss" };
-    metrics::counter!("evaluator_draws_total", "cache" => cache).increment(1);
 }
 
 /// Counts memory that did not suffice.

@@ -167,6 +167,9 @@ impl Puller {
     /// Everything up to the moment in which the device is free for the job.
     async fn prepare(&mut self, job: Job, held: &Held) -> Result<Prepared, Failure> {
         let (base, lease) = (job.base(), &held.lease);
+        if self.loaded.borrow().refused == Some(base) {
+            self.preparer.fetcher.forget_model().await;
+        }
         let mut prepared = self.preparer.prepare(job, lease).await?;
         // Without its model on the device there is nothing to stage for: the device does it itself,
         // unless the model comes before the device is free.
