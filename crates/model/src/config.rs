@@ -38,6 +38,8 @@ pub struct ModelConfig {
     pub shared_experts: i64,
     /// Routed experts that a token goes through.
     pub top_k: i64,
+    /// How they are chosen.
+    pub method: TopK,
     /// Factor of the router's weights.
     pub routed_scaling_factor: f64,
     /// Epsilon of all norms but `kv_a_layernorm`, whose is always 1e-6.
@@ -48,6 +50,20 @@ pub struct ModelConfig {
     pub tied: bool,
     /// Token that fills rows up.
     pub pad_token: Option<i64>,
+}
+
+/// How a token's experts are chosen: `topk_method`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TopK {
+    /// `greedy`: the most probable ones.
+    Greedy,
+    /// `group_limited_greedy`: the most probable ones of the best routing groups.
+    GroupLimited {
+        /// Routing groups of equal size that a layer's experts are divided into, in order of id.
+        groups: i64,
+        /// Groups that a token may go to.
+        chosen: i64,
+    },
 }
 
 /// Rotary embedding.
@@ -127,6 +143,8 @@ struct RawConfig {
     mlp_bias: bool,
     hidden_act: Option<String>,
     topk_method: Option<String>,
+    n_group: Option<i64>,
+    topk_group: Option<i64>,
     pad_token_id: Option<i64>,
     max_position_embeddings: Option<f64>,
     rope_theta: Option<f64>,
@@ -168,6 +186,7 @@ impl ModelConfig {
             RawConfig::deserialize(json).map_err(|error| bad("(whole)", error.to_string()))?;
         raw.check()?;
         let rope = raw.rope()?;
+        let method = raw.method()?;
         let config = Self {
             vocab_size: raw.vocab_size,
             hidden_size: raw.hidden_size,
@@ -183,6 +202,7 @@ impl ModelConfig {
             routed_experts: raw.n_routed_experts,
             shared_experts: raw.n_shared_experts,
             top_k: raw.num_experts_per_tok,
+            method,
             routed_scaling_factor: raw.routed_scaling_factor,
             rms_norm_eps: raw.rms_norm_eps,
             rope,
@@ -251,13 +271,31 @@ impl RawConfig {
         if let Some(act) = self.hidden_act.as_deref().filter(|act| *act != "silu") {
             return Err(bad("hidden_act", format!("`{act}` is not `silu`")));
         }
-        if let Some(method) = self.topk_method.as_deref().filter(|method| *method != "greedy") {
-            return Err(bad("topk_method", format!("`{method}` is not `greedy`")));
-        }
         if self.pad_token_id.is_some_and(|id| !(0..self.vocab_size).contains(&id)) {
             return Err(bad("pad_token_id", "outside the vocabulary"));
         }
         Ok(())
+    }
+
+    fn method(&self) -> Result<TopK, ModelError> {
+        let method = self.topk_method.as_deref().unwrap_or("greedy");
+        match method {
+            "greedy" => return Ok(TopK::Greedy),
+            "group_limited_greedy" => (),
+            _ => return Err(bad("topk_method", format!("`{method}` is not supported"))),
+        }
+        let groups = self.n_group.ok_or_else(|| bad("n_group", "missing"))?;
+        let chosen = self.topk_group.ok_or_else(|| bad("topk_group", "missing"))?;
+        let experts = self.n_routed_experts;
+        if groups < 1 || experts % groups != 0 {
+            return Err(bad("n_group", format!("{experts} experts do not make {groups} groups")));
+        }
+        if !(1..=groups).contains(&chosen) || chosen * (experts / groups) < self.num_experts_per_tok
+        {
+            let why = format!("{chosen} of {groups} groups have too few experts for a token");
+            return Err(bad("topk_group", why));
+        }
+        Ok(TopK::GroupLimited { groups, chosen })
     }
 
     fn rope(&self) -> Result<Rope, ModelError> {
@@ -351,7 +389,7 @@ mod tests {
     fn what_the_port_does_not_compute_is_refused_by_name() {
         for (field, value) in [
             ("q_lora_rank", json!(16)),
-            ("topk_method", json!("group_limited_greedy")),
+            ("topk_method", json!("noaux_tc")),
             ("hidden_act", json!("gelu")),
             ("attention_bias", json!(true)),
             ("model_type", json!("llama")),
@@ -363,6 +401,31 @@ mod tests {
             let mut json = new_form();
             json[field] = value;
             let error = ModelConfig::from_json(&json).unwrap_err().to_string();
+            assert!(error.contains(field), "{error}");
+        }
+    }
+
+    #[test]
+    fn routing_groups_must_divide_the_experts_and_hold_enough_of_them() {
+        let of = |groups: Value, chosen: Value| {
+            let mut json = new_form();
+            json["topk_method"] = "group_limited_greedy".into();
+            (json["n_group"], json["topk_group"]) = (groups, chosen);
+            ModelConfig::from_json(&json).map(|config| config.method)
+        };
+        let expected = TopK::GroupLimited { groups: 4, chosen: 2 };
+        assert_eq!(of(json!(4), json!(2)).unwrap(), expected);
+        for (groups, chosen, field) in [
+            (json!(3), json!(1), "n_group"),
+            (json!(0), json!(1), "n_group"),
+            (json!(-4), json!(1), "n_group"),
+            (Value::Null, json!(1), "n_group"),
+            (json!(4), json!(5), "topk_group"),
+            (json!(4), json!(0), "topk_group"),
+            // One group of one expert, and a token needs two.
+            (json!(8), json!(1), "topk_group"),
+        ] {
+            let error = of(groups, chosen).unwrap_err().to_string();
             assert!(error.contains(field), "{error}");
         }
     }

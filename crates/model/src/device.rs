@@ -78,6 +78,8 @@ pub enum WeightType {
     Float32,
     /// 16 bits with the exponent of float32.
     BFloat16,
+    /// 16 bits with more digits than bfloat16 and less reach: what is larger than 65504 is refused.
+    Float16,
 }
 
 impl WeightType {
@@ -85,6 +87,7 @@ impl WeightType {
         match self {
             Self::Float32 => Kind::Float,
             Self::BFloat16 => Kind::BFloat16,
+            Self::Float16 => Kind::Half,
         }
     }
 }

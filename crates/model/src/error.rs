@@ -31,6 +31,10 @@ pub enum ModelError {
     /// other losses are (protocol, section 6).
     #[error("{place} is not finite")]
     NonFinite { place: String },
+    /// The router sent tokens to experts that are not loaded, which only probabilities that are not
+    /// numbers can do.
+    #[error("{tokens} choices of the router fell on experts that are not loaded")]
+    NoExpert { tokens: i64 },
     /// The texts or batches are not usable.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -92,7 +96,7 @@ impl ModelError {
     /// same error of the base model is always ours.
     pub fn submission_reason(&self) -> Option<&'static str> {
         match self {
-            Self::NonFinite { .. } => Some("non_finite"),
+            Self::NonFinite { .. } | Self::NoExpert { .. } => Some("non_finite"),
             Self::Missing { .. } => Some("missing_tensor"),
             Self::Foreign { .. } => Some("foreign_tensor"),
             Self::Shape { .. } => Some("wrong_shape"),

@@ -8,14 +8,15 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use checkpoint::{Checkpoint, Limits, Manifest, SliceId, TensorSource};
-use data::{Batch, IGNORED_LABEL};
+use data::Batch;
 use domain::ExpertGroup;
 use serde_json::Value;
-use tch::{Kind, Reduction, Tensor};
+use tch::Kind;
 
 use crate::{
     Device, LoadOptions, ModelConfig, ModelError,
     digest::WordSums,
+    loss::{batch_loss, run},
     net::{ExpertSet, FiniteCheck, Network},
     stage::{Layout, Staged, Stager},
     weights::Weights,
@@ -225,7 +226,8 @@ impl LanguageModel {
     pub fn logits(&self, batch: &Batch) -> Result<Vec<f32>, ModelError> {
         let _no_grad = tch::no_grad_guard();
         let mut check = FiniteCheck::default();
-        let logits = logits(&self.network, self.experts(), &self.config, batch, &mut check)?;
+        let h = run(&self.network, self.experts(), &self.config, batch, &mut check)?;
+        let logits = self.network.logits(&h, &mut check)?;
         check.verdict()?;
         Ok(Vec::try_from(logits.f_to_kind(Kind::Float)?.f_reshape([-1])?)?)
     }
@@ -288,51 +290,4 @@ fn open_slice(manifest: &Manifest, id: SliceId, path: &Path) -> Result<Checkpoin
         return Err(ModelError::file(path, format!("hash {found} instead of {expected}")));
     }
     Ok(checkpoint)
-}
-
-fn logits(
-    network: &Network,
-    experts: &ExpertSet,
-    config: &ModelConfig,
-    batch: &Batch,
-    check: &mut FiniteCheck,
-) -> Result<Tensor, ModelError> {
-    batch.check(config.vocab_size)?;
-    let shape = [batch.rows() as i64, batch.length() as i64];
-    let ids = Tensor::f_from_slice(batch.ids())?.f_view(shape)?;
-    let attended = if batch.padded() {
-        let flags: Vec<bool> = batch.labels().iter().map(|label| *label != IGNORED_LABEL).collect();
-        Some(Tensor::f_from_slice(&flags)?.f_view(shape)?)
-    } else {
-        None
-    };
-    network.forward(&ids, attended.as_ref(), experts, check)
-}
-
-/// Mean cross entropy over the unpadded tokens of a batch, as a scalar on the device.
-pub(crate) fn batch_loss(
-    network: &Network,
-    experts: &ExpertSet,
-    config: &ModelConfig,
-    batch: &Batch,
-    check: &mut FiniteCheck,
-) -> Result<Tensor, ModelError> {
-    let logits = logits(network, experts, config, batch, check)?;
-    let (rows, length) = (batch.rows() as i64, batch.length() as i64);
-    let predicted = logits
-        .f_narrow(1, 0, length - 1)?
-        .f_to_kind(Kind::Float)?
-        .f_reshape([-1, config.vocab_size])?;
-    let labels = Tensor::f_from_slice(batch.labels())?
-        .f_view([rows, length])?
-        .f_narrow(1, 1, length - 1)?
-        .f_reshape([-1])?
-        .f_to_device(network.device())?;
-    Ok(predicted.f_cross_entropy_loss::<&Tensor>(
-        &labels,
-        None,
-        Reduction::Mean,
-        IGNORED_LABEL,
-        0.0,
-    )?)
 }

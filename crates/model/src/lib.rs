@@ -17,12 +17,13 @@ mod error;
 pub mod expert_group;
 pub mod init;
 mod language_model;
+mod loss;
 mod net;
 mod stage;
 pub mod train;
 mod weights;
 
-pub use config::{ModelConfig, Rope, Yarn};
+pub use config::{ModelConfig, Rope, TopK, Yarn};
 pub use device::{
     Autocast, Device, LoadOptions, ParseDeviceError, WeightType, single_threaded, use_threads,
 };

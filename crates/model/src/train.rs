@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     LanguageModel, ModelConfig, ModelError,
-    language_model::batch_loss,
+    loss::batch_loss,
     net::{ExpertSet, FiniteCheck, Network},
     stage::expert_name,
 };

@@ -156,7 +156,7 @@ fn finite_weights_that_overflow_inside_are_non_finite() {
 fn numerics(weights: WeightType, autocast: Option<Autocast>, mscale: bool) -> LanguageModel {
     single_threaded();
     let folder = match weights {
-        WeightType::Float32 => "numerics/f32",
+        WeightType::Float32 | WeightType::Float16 => "numerics/f32",
         WeightType::BFloat16 => "numerics/bf16",
     };
     let options =

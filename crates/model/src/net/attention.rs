@@ -2,7 +2,11 @@
 
 use tch::Tensor;
 
-use super::{Compute, FiniteCheck, NO_TENSOR, Norm, rope::Rotation};
+use super::{
+    Compute, FiniteCheck, Norm,
+    rope::Rotation,
+    sdpa::{Padding, attend},
+};
 use crate::{LoadOptions, ModelError, weights::Weights};
 
 /// The latent's norm keeps this epsilon, whatever the configuration says.
@@ -60,53 +64,41 @@ impl Attention {
         [&self.q, &self.kv_a, &self.kv_norm.weight, &self.kv_b, &self.o].into_iter()
     }
 
-    /// `x` is `[B, T, H]`; `mask`, where there is padding, `[B, 1, T, T]`.
+    /// `x` is `[B, T, H]`, and so is the result.
     pub(crate) fn forward(
         &self,
         compute: Compute,
         x: &Tensor,
         rotation: &Rotation,
-        mask: Option<&Tensor>,
+        padding: Option<&Padding>,
         check: &mut FiniteCheck,
     ) -> Result<Tensor, ModelError> {
         let (b, t, _) = x.size3()?;
-        let q = compute
-            .linear(x, &self.q)?
-            .f_view([b, t, self.heads, self.nope + self.rope])?
-            .f_transpose(1, 2)?;
+        let q = compute.linear(x, &self.q)?.f_view([b, t, self.heads, self.nope + self.rope])?;
+        // In place: only a third of a head turns.
+        let mut turning = q.f_narrow(-1, self.nope, self.rope)?;
+        turning.f_copy_(&rotation.apply(&turning)?)?;
         let latent = compute.linear(x, &self.kv_a)?;
         let k_rope = latent.f_narrow(-1, self.rank, self.rope)?;
         let latent = self.kv_norm.forward(&latent.f_narrow(-1, 0, self.rank)?, check)?;
-        let kv = compute
-            .linear(&latent, &self.kv_b)?
-            .f_view([b, t, self.heads, self.nope + self.value])?
-            .f_transpose(1, 2)?;
-
+        let kv = compute.linear(&latent, &self.kv_b)?.f_view([
+            b,
+            t,
+            self.heads,
+            self.nope + self.value,
+        ])?;
         // One rotated key part, shared by all heads.
-        let k_rope = rotation
-            .apply(&k_rope.f_reshape([b, 1, t, self.rope])?)?
-            .f_expand([b, self.heads, t, self.rope], false)?;
-        let q_rope = rotation.apply(&q.f_narrow(-1, self.nope, self.rope)?)?;
-        let q = Tensor::f_cat(&[q.f_narrow(-1, 0, self.nope)?, q_rope], -1)?;
+        let k_rope = rotation.apply(&k_rope.f_unsqueeze(2)?)?;
+        // The softmax would turn a negative infinity into a zero, and padding hides anything.
+        check.see(&q)?;
+        check.see(&kv)?;
+        check.see(&k_rope)?;
+
+        let kv = kv.f_transpose(1, 2)?;
+        let k_rope = k_rope.f_transpose(1, 2)?.f_expand([b, self.heads, t, self.rope], false)?;
         let k = Tensor::f_cat(&[kv.f_narrow(-1, 0, self.nope)?, k_rope], -1)?;
         let v = kv.f_narrow(-1, self.nope, self.value)?;
-        check.see(&q)?;
-        check.see(&k)?;
-        check.see(&v)?;
-
-        let causal = mask.is_none();
-        let out = Tensor::f_scaled_dot_product_attention(
-            &q,
-            &k,
-            &v,
-            mask.or(NO_TENSOR),
-            0.0,
-            causal,
-            self.scale,
-            false,
-        )?;
-        let out = out.f_transpose(1, 2)?.f_reshape([b, t, self.heads * self.value])?;
-        check.see(&out)?;
-        compute.linear(&out, &self.o)
+        let out = attend(&q.f_transpose(1, 2)?, &k, &v, self.scale, padding)?;
+        compute.linear(&out.f_reshape([b, t, self.heads * self.value])?, &self.o)
     }
 }

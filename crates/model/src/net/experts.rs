@@ -1,12 +1,9 @@
-//! Softmax-routed experts and the shared ones.
+//! Routed experts and the shared ones.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use super::{Compute, FiniteCheck, Mlp};
+use super::{Compute, FiniteCheck, Mlp, router::Router};
 use crate::{ModelError, weights::Weights};
-
-/// What the router's probabilities of experts outside the group are set to before the choice.
-const OUTSIDE_GROUP: f64 = -10_000.0;
 
 /// One routed expert, in the subnet's form.
 #[derive(Debug)]
@@ -20,21 +17,11 @@ pub(crate) struct Expert {
 }
 
 impl Expert {
-    fn forward(
-        &self,
-        compute: Compute,
-        x: &Tensor,
-        check: &mut FiniteCheck,
-    ) -> Result<Tensor, ModelError> {
+    fn forward(&self, compute: Compute, x: &Tensor) -> Result<Tensor, ModelError> {
         let inner = self.gate_up.size2()?.0 / 2;
         let both = compute.linear(x, &self.gate_up)?;
-        check.see(&both)?;
         let (gate, up) = (both.f_narrow(-1, 0, inner)?, both.f_narrow(-1, inner, inner)?);
-        let inner = gate.f_silu()?.f_mul(&up)?;
-        check.see(&inner)?;
-        let out = compute.linear(&inner, &self.down)?;
-        check.see(&out)?;
-        Ok(out)
+        compute.linear(&gate.f_silu()?.f_mul(&up)?, &self.down)
     }
 }
 
@@ -84,8 +71,8 @@ impl ExpertSet {
         let slot = |expert: &Expert| {
             Ok(Expert {
                 id: expert.id,
-                gate_up: expert.gate_up.f_zeros_like()?,
-                down: expert.down.f_zeros_like()?,
+                gate_up: expert.gate_up.f_empty_like()?,
+                down: expert.down.f_empty_like()?,
             })
         };
         let layers = self
@@ -97,14 +84,12 @@ impl ExpertSet {
     }
 }
 
-/// The part of a layer that chooses experts and adds up what they say.
+/// The part of a layer that sends tokens to experts and adds up what they say.
 #[derive(Debug)]
 pub(crate) struct Moe {
-    gate: Tensor,
-    /// Experts outside the group, `[E]` bool; `None` when all are in.
-    outside: Option<Tensor>,
-    top_k: i64,
-    scale: f64,
+    router: Router,
+    /// Experts of the layer, in the group or not.
+    experts: i64,
     shared: Mlp,
 }
 
@@ -115,30 +100,24 @@ impl Moe {
         allowed: Option<&[i64]>,
     ) -> Result<Self, ModelError> {
         let c = weights.config();
-        let gate = weights.take(&format!("{at}gate.weight"), &[c.routed_experts, c.hidden_size])?;
-        let outside = match allowed {
-            None => None,
-            Some(allowed) => {
-                let flags: Vec<bool> =
-                    (0..c.routed_experts).map(|id| !allowed.contains(&id)).collect();
-                Some(Tensor::f_from_slice(&flags)?.f_to_device(gate.device())?)
-            }
-        };
         let inner = c.shared_experts * c.moe_intermediate_size;
         Ok(Self {
-            gate,
-            outside,
-            top_k: c.top_k,
-            scale: c.routed_scaling_factor,
+            router: Router::load(weights, at, allowed)?,
+            experts: c.routed_experts,
             shared: Mlp::load(weights, &format!("{at}shared_experts."), inner)?,
         })
     }
 
     pub(crate) fn parameters(&self) -> impl Iterator<Item = &Tensor> {
-        std::iter::once(&self.gate).chain(self.shared.parameters())
+        std::iter::once(self.router.gate()).chain(self.shared.parameters())
     }
 
     /// `x` is `[B, T, H]`, and so is the result.
+    ///
+    /// Tokens are sorted by expert once, so that an expert is one gather and its products, and the
+    /// host waits for the device once. What a token's experts say is added up in ascending order of
+    /// id, one after the other: by gathering it back, because a scattered addition has no order on a
+    /// GPU.
     pub(crate) fn forward(
         &self,
         compute: Compute,
@@ -146,47 +125,44 @@ impl Moe {
         experts: &[Expert],
         check: &mut FiniteCheck,
     ) -> Result<Tensor, ModelError> {
-        let shape = x.size();
         let tokens = x.f_reshape([-1, x.size3()?.2])?;
-        let (weight, chosen) = self.route(compute, &tokens, check)?;
-        let mut out = tokens.f_zeros_like()?;
-        let kind = out.f_kind()?;
+        let choice = self.router.choose(compute, &tokens, check)?;
+        let (n, k) = choice.experts.size2()?;
+        let flat = choice.experts.f_reshape([-1])?;
+        let order = flat.f_argsort_stable(true, 0, false)?;
+        let counts = flat.f_bincount::<&Tensor>(None, self.experts)?.f_to_device(Device::Cpu)?;
+        let counts = Vec::<i64>::try_from(counts)?;
+        let token = order.f_floor_divide_scalar(k)?;
+        let weights = choice.weights.f_reshape([-1])?.f_index_select(0, &order)?.f_unsqueeze(-1)?;
+
+        let cast = compute.cast(&tokens)?;
+        let kind = x.f_kind()?;
+        let mut said = Vec::with_capacity(experts.len());
+        let mut from = 0;
         for expert in experts {
-            let hits = chosen.f_eq(expert.id)?.f_nonzero()?;
-            if hits.size2()?.0 == 0 {
+            let count = usize::try_from(expert.id).ok().and_then(|id| counts.get(id).copied());
+            let count = count.unwrap_or(0);
+            if count == 0 {
                 continue;
             }
-            let (row, place) = (hits.f_select(1, 0)?, hits.f_select(1, 1)?);
-            let y = expert.forward(compute, &tokens.f_index_select(0, &row)?, check)?;
-            let w = weight.f_index(&[Some(&row), Some(&place)])?.f_unsqueeze(-1)?;
-            out = out.f_index_add_(0, &row, &y.f_mul(&w)?.f_to_kind(kind)?)?;
+            let rows = cast.f_index_select(0, &token.f_narrow(0, from, count)?)?;
+            let y = expert.forward(compute, &rows)?;
+            said.push(y.f_mul(&weights.f_narrow(0, from, count)?)?.f_to_kind(kind)?);
+            from += count;
         }
-        check.see(&out)?;
-        let shared = self.shared.forward(compute, x, check)?;
-        Ok(out.f_view(shape.as_slice())?.f_add(&shared)?)
-    }
+        if from != n * k {
+            return Err(ModelError::NoExpert { tokens: n * k - from });
+        }
+        let said = Tensor::f_cat(&said, 0)?;
 
-    /// Weights (float32) and ids of the experts of each token, both `[tokens, k]`. The softmax is
-    /// over all experts and the chosen probabilities stay what they are: neither the group's mask
-    /// nor the choice renormalises them.
-    fn route(
-        &self,
-        compute: Compute,
-        tokens: &Tensor,
-        check: &mut FiniteCheck,
-    ) -> Result<(Tensor, Tensor), ModelError> {
-        let logits =
-            compute.linear(&tokens.f_to_kind(Kind::Float)?, &self.gate.f_to_kind(Kind::Float)?)?;
-        let probabilities = logits.f_softmax(-1, Kind::Float)?;
-        check.see(&probabilities)?;
-        let (weight, chosen) = match &self.outside {
-            None => probabilities.f_topk(self.top_k, -1, true, false)?,
-            Some(outside) => {
-                let masked = probabilities.f_masked_fill(outside, OUTSIDE_GROUP)?;
-                let (_, chosen) = masked.f_topk(self.top_k, -1, true, false)?;
-                (probabilities.f_gather(-1, &chosen, false)?, chosen)
-            }
-        };
-        Ok((weight.f_mul_scalar(self.scale)?, chosen))
+        // Where each token's places are among the sorted ones.
+        let places = Tensor::f_arange(n * k, (Kind::Int64, x.device()))?;
+        let places = order.f_empty_like()?.f_scatter_(0, &order, &places)?.f_view([n, k])?;
+        let mut out = said.f_index_select(0, &places.f_select(1, 0)?)?;
+        for place in 1..k {
+            out = out.f_add_(&said.f_index_select(0, &places.f_select(1, place)?)?)?;
+        }
+        let out = out.f_view(x.size().as_slice())?;
+        Ok(out.f_add(&self.shared.forward(compute, x)?)?)
     }
 }

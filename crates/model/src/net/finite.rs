@@ -1,5 +1,16 @@
-//! Looks at every activation for NaN and infinity, in one pass each and without waiting for the
-//! device each time: NaN and infinity both show in the least and the greatest element.
+//! Whether any activation was NaN or infinite, without waiting for the device each time.
+//!
+//! Only where such a number could vanish is it looked for. Sums and products keep it: a term that is
+//! not finite makes a sum so, and zero times infinity is NaN, so neither a zero probability nor a zero
+//! weight hides anything. `silu` keeps it too (of minus infinity it is NaN). Whatever goes wrong in an
+//! expert, an MLP or an attention's output therefore reaches the residual stream in the same token,
+//! and the next norm's variance. What can hide it, and is looked at before:
+//!
+//! - a norm divides by an infinite root mean square: its variance;
+//! - the softmax of the router takes minus infinity to zero: its input;
+//! - the softmax of attention does the same, and padded keys and values are not used at all: queries,
+//!   keys and values;
+//! - the loss does the same, and does not use what padding predicts: the logits.
 
 use tch::{Device, Kind, Tensor};
 
@@ -18,7 +29,8 @@ impl FiniteCheck {
         self.layer = layer;
     }
 
-    /// Notes the extremes of `x`, which must not be empty.
+    /// Notes the extremes of `x`, which must not be empty: NaN and infinity both show in the least and
+    /// the greatest element.
     pub(crate) fn see(&mut self, x: &Tensor) -> Result<(), ModelError> {
         let (least, greatest) = x.f_detach()?.f_aminmax(None, false)?;
         let both = Tensor::f_stack(&[least, greatest], 0)?.f_to_kind(Kind::Float)?;

@@ -7,10 +7,12 @@ mod attention;
 mod experts;
 mod finite;
 mod rope;
+mod router;
+mod sdpa;
 
 use tch::{Kind, Tensor};
 
-use self::{attention::Attention, experts::Moe};
+use self::{attention::Attention, experts::Moe, sdpa::Padding};
 pub(crate) use self::{
     experts::{Expert, ExpertSet},
     finite::FiniteCheck,
@@ -61,15 +63,9 @@ impl Mlp {
         [&self.gate, &self.up, &self.down].into_iter()
     }
 
-    fn forward(
-        &self,
-        compute: Compute,
-        x: &Tensor,
-        check: &mut FiniteCheck,
-    ) -> Result<Tensor, ModelError> {
+    fn forward(&self, compute: Compute, x: &Tensor) -> Result<Tensor, ModelError> {
         let gate = compute.linear(x, &self.gate)?;
         let inner = gate.f_silu()?.f_mul(&compute.linear(x, &self.up)?)?;
-        check.see(&inner)?;
         compute.linear(&inner, &self.down)
     }
 }
@@ -170,8 +166,9 @@ impl Network {
         })
     }
 
-    /// Logits `[B, T, V]` for token ids `[B, T]`; `attended` `[B, T]` is false at padding, where
-    /// there is any. Whatever is computed on the way is shown to `check`.
+    /// The residual stream behind the last norm, `[B, T, H]`, for token ids `[B, T]`; `attended`
+    /// `[B, T]` is false at padding, where there is any. Whatever could hide a number that is not
+    /// finite is shown to `check`.
     pub(crate) fn forward(
         &self,
         ids: &Tensor,
@@ -182,30 +179,36 @@ impl Network {
         let ids = ids.f_to_device(self.device)?;
         let length = ids.size().get(1).copied().unwrap_or(0);
         let rotation = self.rope.up_to(length, self.device)?;
-        let mask = attended
-            .map(|attended| causal_mask(&attended.f_to_device(self.device)?, length))
+        let padding = attended
+            .map(|attended| Padding::new(&attended.f_to_device(self.device)?))
             .transpose()?;
         let mut h = Tensor::f_embedding(&self.embedding, &ids, -1, false, false)?;
         let mut sets = experts.layers().iter();
         for (n, layer) in self.layers.iter().enumerate() {
-            check.enter(n);
+            // What this norm sees is the layer before's doing.
             let x = layer.before_attention.forward(&h, check)?;
-            let x = layer.attention.forward(self.compute, &x, &rotation, mask.as_ref(), check)?;
+            check.enter(n);
+            let x =
+                layer.attention.forward(self.compute, &x, &rotation, padding.as_ref(), check)?;
             h = h.f_add(&x)?;
             let x = layer.before_mlp.forward(&h, check)?;
             let x = match &layer.mlp {
-                FeedForward::Dense(mlp) => mlp.forward(self.compute, &x, check)?,
+                FeedForward::Dense(mlp) => mlp.forward(self.compute, &x)?,
                 FeedForward::Moe(moe) => {
                     let set = sets.next().map_or(&[][..], Vec::as_slice);
                     moe.forward(self.compute, &x, set, check)?
                 }
             };
             h = h.f_add(&x)?;
-            check.see(&h)?;
         }
-        check.enter(self.layers.len());
         let h = self.norm.forward(&h, check)?;
-        let logits = self.compute.linear(&h, &self.head)?;
+        check.enter(self.layers.len());
+        Ok(h)
+    }
+
+    /// Logits `[.., V]` of what [`Self::forward`] gives.
+    pub(crate) fn logits(&self, h: &Tensor, check: &mut FiniteCheck) -> Result<Tensor, ModelError> {
+        let logits = self.compute.linear(h, &self.head)?;
         check.see(&logits)?;
         Ok(logits)
     }
@@ -237,10 +240,4 @@ impl Network {
 fn norm(weights: &Weights<'_>, name: &str) -> Result<Norm, ModelError> {
     let config = weights.config();
     Ok(Norm { weight: weights.take(name, &[config.hidden_size])?, eps: config.rms_norm_eps })
-}
-
-/// `[B, 1, T, T]`, true where a query (row) may look at a key (column): not ahead, not at padding.
-fn causal_mask(attended: &Tensor, length: i64) -> Result<Tensor, ModelError> {
-    let causal = Tensor::f_ones([length, length], (Kind::Bool, attended.device()))?.f_tril(0)?;
-    Ok(attended.f_to_kind(Kind::Bool)?.f_unsqueeze(1)?.f_unsqueeze(1)?.f_logical_and(&causal)?)
 }

@@ -13,7 +13,7 @@ pub(crate) struct Frequencies {
     factor: f64,
 }
 
-/// Cosine and sine of every position and pair, float32 `[T, rope / 2]`.
+/// Cosine and sine of every position and pair, float32 `[T, 1, rope / 2]`.
 #[derive(Debug)]
 pub(crate) struct Rotation {
     cos: Tensor,
@@ -52,7 +52,7 @@ impl Frequencies {
 
     /// Positions `0..length`.
     pub(crate) fn up_to(&self, length: i64, device: Device) -> Result<Rotation, ModelError> {
-        let positions = Tensor::f_arange(length, (Kind::Float, Device::Cpu))?.f_unsqueeze(-1)?;
+        let positions = Tensor::f_arange(length, (Kind::Float, Device::Cpu))?.f_view([-1, 1, 1])?;
         let angles = positions.f_mul(&self.per_position)?.f_to_device(device)?;
         Ok(Rotation {
             cos: angles.f_cos()?.f_mul_scalar(self.factor)?,
@@ -62,7 +62,7 @@ impl Frequencies {
 }
 
 impl Rotation {
-    /// Turns the pairs `(2i, 2i + 1)` of `x` `[.., T, rope]`, in float32.
+    /// Turns the pairs `(2i, 2i + 1)` of `x` `[B, T, heads, rope]`, in float32.
     pub(crate) fn apply(&self, x: &Tensor) -> Result<Tensor, ModelError> {
         let shape = x.size();
         let mut pairs = shape.clone();
