@@ -14,6 +14,7 @@ mod drawer;
 mod error;
 mod format;
 mod glob;
+mod hub;
 mod kept;
 mod parquet;
 mod pick;

@@ -3,10 +3,11 @@ use std::{fmt::Write as _, fs::File, path::PathBuf, sync::Arc};
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use crate::{
-    Batch, DataError, Draw, Pick, Place, Settings, Source, Tokenizer,
+    Batch, DataError, Draw, Pick, Place, Repo, Revision, Settings, Source, Tokenizer,
     chance::hash,
     digest,
     format::Reading,
+    hub::Hub,
     kept::Kept,
     pick::{Ready, batches, choose_shards, draw_rows},
     shard::{Shard, describe, list_local, open_local},
@@ -24,6 +25,8 @@ pub struct Sources(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     settings: Settings,
+    /// Where a source is from there.
+    hub: Option<Hub>,
     sources: Vec<Opened>,
     digest: String,
     /// By source and shard.
@@ -42,6 +45,7 @@ struct Opened {
 #[derive(Debug, Clone)]
 enum OpenPlace {
     Folder(PathBuf),
+    Hub { repo: Repo, revision: Revision },
 }
 
 /// Batches, what shows that another process drew the same, and where their rows are from.
@@ -71,14 +75,17 @@ impl Sources {
             std::fs::create_dir_all(&cache).map_err(|error| DataError::file(&cache, error))
         })
         .await?;
+        let from_hub = sources.iter().any(|source| matches!(source.place, Place::Hub { .. }));
+        let hub = from_hub.then(|| Hub::new(settings)).transpose()?;
         let mut opened = Vec::with_capacity(sources.len());
         for source in sources {
-            opened.push(open_source(source, settings).await?);
+            opened.push(open_source(source, settings, hub.as_ref()).await?);
         }
         let digest = hex::encode(hash(&[describe_all(&opened, settings).as_bytes()]));
         Ok(Self(Arc::new(Inner {
             spools: Kept::new(settings.limits.open_shards),
             settings: settings.clone(),
+            hub,
             sources: opened,
             digest,
         })))
@@ -190,19 +197,31 @@ impl Sources {
                 })
                 .await
             }
+            OpenPlace::Hub { repo, revision } => {
+                let hub = self.0.hub.as_ref();
+                let hub =
+                    hub.ok_or_else(|| DataError::Config { why: "there is no hub".to_owned() })?;
+                hub.fetch(repo, revision, shard).await
+            }
         }
     }
 }
 
-async fn open_source(source: &Source, settings: &Settings) -> Result<Opened, DataError> {
+async fn open_source(
+    source: &Source,
+    settings: &Settings,
+    hub: Option<&Hub>,
+) -> Result<Opened, DataError> {
     let (place, shards) = match &source.place {
         Place::Folder(folder) => open_folder(folder.clone(), source, settings).await?,
         Place::Named(name) => {
             let folder = settings.names.get(name).cloned();
             open_folder(folder.unwrap_or_else(|| name.into()), source, settings).await?
         }
-        Place::Hub { repo, .. } => {
-            return Err(DataError::Config { why: format!("{repo}: the hub is not read yet") });
+        Place::Hub { repo, revision } => {
+            let hub = hub.ok_or_else(|| DataError::Config { why: "there is no hub".to_owned() })?;
+            let shards = hub.list(repo, revision, source.files.as_ref()).await?;
+            (OpenPlace::Hub { repo: repo.clone(), revision: revision.clone() }, shards)
         }
     };
     let name = source.place.to_string();
@@ -240,6 +259,7 @@ fn describe_all(sources: &[Opened], settings: &Settings) -> String {
         let Opened { place, text_field, weight, shards, .. } = source;
         let place = match place {
             OpenPlace::Folder(_) => "folder".to_owned(),
+            OpenPlace::Hub { repo, revision } => format!("hub {repo} {}", revision.as_str()),
         };
         // Writing to a string does not fail.
         let _ = writeln!(text, "source {place}\nweight {weight}\ntext_field {text_field}");
