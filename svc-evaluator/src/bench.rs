@@ -87,7 +87,8 @@ impl Bench {
             if let Some(own) = &batches.own {
                 measured.own_baseline = run.losses(own, false).map_err(of_base)?;
             }
-            let outcome = run.of_submission(candidate, round, batches.own.as_deref(), &mut measured);
+            let outcome =
+                run.of_submission(candidate, round, batches.own.as_deref(), &mut measured);
             run.base.model.restore();
             outcome?;
         }

@@ -45,7 +45,9 @@ pub(crate) enum OwnFailure {
     Data(DataError),
     #[error("the {place} panicked: {what}")]
     Panicked { place: &'static str, what: String },
-    #[error("the base model on the device has changed: its digest is {found} instead of {expected}")]
+    #[error(
+        "the base model on the device has changed: its digest is {found} instead of {expected}"
+    )]
     BaseChanged { expected: String, found: String },
     #[error("malformed job: {0}")]
     Job(String),

@@ -3,8 +3,8 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use data::{DataError, Draw, Drawer, Settings, Source, Sources, Tokenizer, Weight, parse_sources};
 pub(crate) use data::Drawn;
+use data::{DataError, Draw, Drawer, Settings, Source, Sources, Tokenizer, Weight, parse_sources};
 use model::ModelConfig;
 use tracing::info;
 
@@ -37,7 +37,7 @@ pub(crate) struct RoundData {
     opened: Option<Opened>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Opened {
     pad: u32,
     round: Drawer,
@@ -66,57 +66,65 @@ impl RoundData {
 
     /// Draws what `job` needs; rows are filled up as the model's `config` says.
     ///
-    /// The sources are opened anew after an error: a folder may have got what it lacked.
+    /// The sources are opened anew after an error: a folder may have got what it lacked. A draw that
+    /// nobody waits for any more goes on: the next job may want it.
     pub(crate) async fn batches(
         &mut self,
         job: &Job,
         config: &ModelConfig,
     ) -> Result<JobBatches, OwnFailure> {
-        let drawn = self.draw(job, config).await;
-        if drawn.is_err() {
-            self.opened = None;
-        }
-        Ok(drawn?)
+        let pad = config.pad_token.and_then(|id| u32::try_from(id).ok()).unwrap_or(0);
+        let opened = self.opened.take().filter(|opened| opened.pad == pad);
+        let (setup, job) = (self.setup.clone(), job.clone());
+        // On a thread of its own: what is drawn from is read and tokenised there.
+        let runtime = tokio::runtime::Handle::current();
+        let drawing = tokio::task::spawn_blocking(move || {
+            runtime.block_on(async move {
+                let opened = match opened {
+                    Some(opened) => opened,
+                    None => Opened::open(&setup, pad).await?,
+                };
+                let batches = opened.draw(&job, setup.held_out_batches).await?;
+                Ok::<_, DataError>((opened, batches))
+            })
+        });
+        let drawn =
+            drawing.await.unwrap_or_else(|error| Err(DataError::Broken { why: error.to_string() }));
+        let (opened, batches) = drawn?;
+        self.opened = Some(opened);
+        Ok(batches)
+    }
+}
+
+impl Opened {
+    async fn open(setup: &DataSetup, pad: u32) -> Result<Self, DataError> {
+        let tokenizer = Tokenizer::open(&setup.tokenizer)?;
+        let round = open(setup.group_config.as_ref(), &setup.corpus, &setup.settings).await?;
+        let held_out =
+            open(setup.held_out_config.as_ref(), &setup.held_out, &setup.settings).await?;
+        info!(round = round.digest(), held_out = held_out.digest(), "the sources are open");
+        Ok(Self {
+            pad,
+            round: Drawer::new(round, tokenizer.clone(), pad),
+            held_out: Drawer::new(held_out, tokenizer, pad),
+        })
     }
 
-    async fn draw(&mut self, job: &Job, config: &ModelConfig) -> Result<JobBatches, DataError> {
-        let pad = config.pad_token.and_then(|id| u32::try_from(id).ok()).unwrap_or(0);
-        let held_out_batches = self.setup.held_out_batches;
-        let Opened { round, held_out, .. } = self.open(pad).await?;
+    async fn draw(&self, job: &Job, held_out_batches: usize) -> Result<JobBatches, DataError> {
         let Batches { seed, count, size, length } = job.batches;
         let by = Draw::new(seed, count, size, length);
         let mut batches = JobBatches::default();
         if !matches!(job.work, Work::HeldOut) {
-            batches.round = Some(round.draw(&by).await?);
+            batches.round = Some(self.round.draw(&by).await?);
         }
         if job.work.score().is_none() {
-            batches.held_out = Some(held_out.draw(&by.held_out(held_out_batches)).await?);
+            batches.held_out = Some(self.held_out.draw(&by.held_out(held_out_batches)).await?);
         }
         if let Some(score) = job.work.score().filter(|score| score.own_batches > 0) {
             let own = by.own(&score.submission.hotkey, job.model.version, score.own_batches);
-            batches.own = Some(round.draw(&own).await?);
+            batches.own = Some(self.round.draw(&own).await?);
         }
         Ok(batches)
-    }
-
-    async fn open(&mut self, pad: u32) -> Result<&Opened, DataError> {
-        let opened = match self.opened.take().filter(|opened| opened.pad == pad) {
-            Some(opened) => opened,
-            None => {
-                let DataSetup { group_config, corpus, held_out_config, held_out, .. } = &self.setup;
-                let tokenizer = Tokenizer::open(&self.setup.tokenizer)?;
-                let round = open(group_config.as_ref(), corpus, &self.setup.settings).await?;
-                let held_out =
-                    open(held_out_config.as_ref(), held_out, &self.setup.settings).await?;
-                info!(round = round.digest(), held_out = held_out.digest(), "sources are open");
-                Opened {
-                    pad,
-                    round: Drawer::new(round, tokenizer.clone(), pad),
-                    held_out: Drawer::new(held_out, tokenizer, pad),
-                }
-            }
-        };
-        Ok(self.opened.insert(opened))
     }
 }
 
@@ -129,10 +137,9 @@ async fn open(
     let mut settings = settings.clone();
     let sources = match config {
         Some(path) => {
-            let text = tokio::fs::read_to_string(path).await.map_err(|error| DataError::File {
-                path: path.clone(),
-                why: error.to_string(),
-            })?;
+            let text = tokio::fs::read_to_string(path)
+                .await
+                .map_err(|error| DataError::File { path: path.clone(), why: error.to_string() })?;
             settings.base = path.parent().unwrap_or(std::path::Path::new(".")).to_owned();
             parse_sources(&text)?
         }

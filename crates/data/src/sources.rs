@@ -119,11 +119,9 @@ impl Sources {
         by.check(inner.settings.limits.tokens)?;
         let counts: Vec<_> = inner.sources.iter().map(|source| source.shards.len()).collect();
         let chosen = choose_shards(&by.shards, &counts, inner.settings.shards_per_round);
-        // A list, not an iterator: the compiler can't see that a stream over its closures is `Send`.
-        let mut wanted = Vec::new();
-        for (source, shards) in chosen.iter().enumerate() {
-            wanted.extend(shards.iter().map(|shard| (source, *shard)));
-        }
+        let wanted = chosen.iter().enumerate().flat_map(|(source, shards)| {
+            shards.iter().map(move |shard| (source, *shard)).collect::<Vec<_>>()
+        });
         let spools: Vec<_> = futures::stream::iter(wanted)
             .map(|key| async move { Ok::<_, DataError>((key, self.spool(key).await?)) })
             .buffered(AT_ONCE)
