@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 FMT := $(CARGO) fmt --all -- --config group_imports=StdExternalCrate,imports_granularity=Crate
 
-.PHONY: help demo test check setup setup-libtorch setup-tests build fmt lint docs-check deny fuzz bench bench-chain clean
+.PHONY: help demo test check setup setup-libtorch setup-tests build fmt lint docs-check deny fuzz bench bench-chain bench-model clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -44,6 +44,10 @@ deny: ## Check licences, sources and who may use which crate (needs cargo-deny)
 
 bench-chain: ## How long a freeze waits for the chain service, and how much memory that has
 	$(CARGO) bench --package svc-chain --bench freeze
+
+bench-model: setup-libtorch ## The forward pass against Python transformers; ARGS="--length 512,2048 --runs 3" for options
+	@scripts/setup-bench.sh
+	$(CARGO) bench --package model --bench forward -- $(ARGS)
 
 clean: ## Remove what was built
 	$(CARGO) clean

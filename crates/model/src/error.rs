@@ -47,6 +47,9 @@ pub enum ModelError {
     /// A staged submission was made for a model of another layout, type or device.
     #[error("the submission was staged for another model")]
     Staged,
+    /// The plan does not fit: nothing was loaded.
+    #[error("{needed} bytes of the {place}'s memory are needed, {available} are available")]
+    NotEnough { place: crate::Place, needed: u64, available: u64 },
     /// The processor's or the device's memory did not suffice. The model itself is as it was.
     #[error("out of memory: {why}")]
     OutOfMemory { why: String },
@@ -85,8 +88,9 @@ impl ModelError {
         Self::File { path: path.to_owned(), why: why.to_string() }
     }
 
-    /// Whether memory was short. Nothing is lost but the run: the caller may free memory and try again,
-    /// or, where it happens again, restart.
+    /// Whether libtorch's memory was short in a run. Nothing is lost but the run: the caller may free
+    /// memory and try again, or, where it happens again, restart: libtorch's interface has no way to
+    /// make its allocator give back what it keeps of a GPU.
     pub fn is_out_of_memory(&self) -> bool {
         matches!(self, Self::OutOfMemory { .. })
     }
@@ -109,6 +113,7 @@ impl ModelError {
             | Self::Tokenizer { .. }
             | Self::Stopped
             | Self::Staged
+            | Self::NotEnough { .. }
             | Self::OutOfMemory { .. }
             | Self::Torch(_) => None,
         }

@@ -178,7 +178,7 @@ impl LanguageModel {
     /// weights. It shows what a run may have spoilt, not what somebody has forged.
     pub fn digest(&self) -> Result<String, ModelError> {
         let _no_grad = tch::no_grad_guard();
-        let mut sums = WordSums::default();
+        let mut sums = WordSums::new();
         self.network.for_each_parameter(&mut |tensor| sums.add(tensor))?;
         self.base.for_each_parameter(&mut |tensor| sums.add(tensor))?;
         sums.finish()
@@ -250,7 +250,7 @@ pub fn mean_loss(losses: &[f64]) -> f64 {
 }
 
 /// Ids of the experts to load, per layer with experts.
-fn expert_ids(
+pub(crate) fn expert_ids(
     config: &ModelConfig,
     group: Option<&GroupExperts>,
 ) -> Result<Vec<Vec<i64>>, ModelError> {

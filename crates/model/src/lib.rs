@@ -6,6 +6,7 @@
 //! as a [`checkpoint::TensorSource`] and may be wrong in every way: it ends in a [`ModelError`],
 //! never in a panic.
 //!
+//! - [`MemoryPlan`]: what it will need, before it is loaded.
 //! - [`LanguageModel`]: load, overlay, restore, losses; [`Stager`]: the next submission meanwhile.
 //! - [`corpus`], [`init`], [`expert_group`], [`train`]: what a subnet on one machine needs besides.
 
@@ -18,6 +19,7 @@ pub mod expert_group;
 pub mod init;
 mod language_model;
 mod loss;
+mod memory;
 mod net;
 mod stage;
 pub mod train;
@@ -29,4 +31,5 @@ pub use device::{
 };
 pub use error::ModelError;
 pub use language_model::{GroupExperts, LanguageModel, Next, mean_loss};
+pub use memory::{Available, BatchShape, MemoryPlan, Part, Place};
 pub use stage::{Staged, Stager};

@@ -16,6 +16,7 @@ use tokenizers::{
     pre_tokenizers::byte_level::ByteLevel,
 };
 
+pub(crate) use self::generate::parameters;
 pub use self::{
     generate::{GenerateOptions, generate},
     presets::{DEMO_VOCABULARY, ParseWidthError, Width, deepseek_config, demo_config},

@@ -16,6 +16,7 @@ use self::{attention::Attention, experts::Moe, sdpa::Padding};
 pub(crate) use self::{
     experts::{Expert, ExpertSet},
     finite::FiniteCheck,
+    sdpa::BLOCK,
 };
 use crate::{LoadOptions, ModelError, weights::Weights};
 
