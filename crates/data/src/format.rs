@@ -14,7 +14,7 @@ use serde::de::{self, DeserializeSeed as _, IgnoredAny};
 use crate::{DataError, Limits, parquet};
 
 /// The logarithm of the largest window of a zstd frame: 128 MiB of memory.
-const ZSTD_WINDOW: u32 = 27;
+pub(crate) const ZSTD_WINDOW: u32 = 27;
 
 /// How a shard holds its texts, by the end of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,3 +190,7 @@ impl<'de> de::Visitor<'de> for TextOf<'_> {
 #[derive(serde::Deserialize)]
 #[serde(transparent)]
 struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[cfg(test)]
+#[path = "format_tests.rs"]
+mod tests;

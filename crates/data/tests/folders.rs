@@ -1,5 +1,7 @@
 //! Draws from local folders of every format.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::{collections::BTreeSet, io::Write as _, path::Path, sync::Arc};
 
 use data::{Draw, Drawer, Drawn, IGNORED_LABEL, Settings, Source, Sources, Tokenizer, digest};

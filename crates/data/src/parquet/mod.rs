@@ -1,15 +1,27 @@
 //! The text column of a parquet file, without the rest of it.
+//!
+//! Footers and values are read by the parquet crate; pages by [`pages`], so that memory is bounded
+//! whatever a file claims.
+
+mod pages;
+#[cfg(test)]
+mod tests;
+mod thrift;
 
 use std::{fs::File, os::unix::fs::FileExt as _, panic::AssertUnwindSafe, sync::Arc};
 
 use ::parquet::{
     basic::{ConvertedType, LogicalType, Type as PhysicalType},
-    column::reader::{ColumnReader, ColumnReaderImpl},
+    column::reader::ColumnReaderImpl,
     data_type::{ByteArray, ByteArrayType},
     errors::{ParquetError, Result as ParquetResult},
-    file::reader::{ChunkReader, FileReader as _, Length, SerializedFileReader},
+    file::{
+        metadata::{ParquetMetaData, ParquetMetaDataReader},
+        reader::{ChunkReader, Length},
+    },
 };
 use bytes::Bytes;
+use pages::Pages;
 
 use crate::{
     DataError,
@@ -18,6 +30,11 @@ use crate::{
 
 /// Records that are decoded at once.
 const RECORDS: usize = 256;
+
+/// Bytes of a footer: the reader takes several times as many.
+const LONGEST_FOOTER: u64 = 16 << 20;
+/// Bytes of a footer's end: its length and the format's mark.
+const FOOTER_END: u64 = 8;
 
 /// Gives every text of the column to `each`; see [`Reading::run`].
 pub(crate) fn read(reading: &Reading<'_>, file: File, each: Each<'_>) -> Result<(), DataError> {
@@ -31,21 +48,21 @@ fn read_column(reading: &Reading<'_>, file: File, each: Each<'_>) -> Result<(), 
     let bad = |error: ParquetError| reading.content(error);
     let size = file.metadata().map_err(|error| reading.content(error))?.len();
     let source = Source { file: Arc::new(file), size };
-    let reader = SerializedFileReader::new(source).map_err(bad)?;
-    let column = text_column(reading, &reader)?;
+    check_footer(reading, &source)?;
+    let metadata = ParquetMetaDataReader::new().parse_and_finish(&source).map_err(bad)?;
+    let column = text_column(reading, &metadata)?;
     let mut number = 0;
     let mut unpacked = 0;
-    for group in 0..reader.num_row_groups() {
-        let group = reader.get_row_group(group).map_err(bad)?;
-        let expected = u64::try_from(group.metadata().num_rows()).unwrap_or(u64::MAX);
+    for group in metadata.row_groups() {
+        let expected = u64::try_from(group.num_rows()).unwrap_or(u64::MAX);
         if expected > reading.limits.rows.saturating_sub(number) {
             return Err(reading.limit("the number of rows", reading.limits.rows));
         }
-        let ColumnReader::ByteArrayColumnReader(column) =
-            group.get_column_reader(column).map_err(bad)?
-        else {
-            return Err(reading.content("the column is not of texts"));
-        };
+        let chunk = group.columns().get(column);
+        let chunk = chunk.ok_or_else(|| reading.content("a row group without the column"))?;
+        let pages = Pages::new(source.clone(), chunk, reading.limits).map_err(bad)?;
+        let column =
+            ColumnReaderImpl::<ByteArrayType>::new(chunk.column_descr_ptr(), Box::new(pages));
         let first = number;
         read_group(reading, column, &mut |text| {
             if let Some(text) = text {
@@ -67,12 +84,21 @@ fn read_column(reading: &Reading<'_>, file: File, each: Each<'_>) -> Result<(), 
     Ok(())
 }
 
+/// Refuses a footer that is too long to be read.
+fn check_footer(reading: &Reading<'_>, source: &Source) -> Result<(), DataError> {
+    let end = source.size.checked_sub(FOOTER_END);
+    let end = end.ok_or_else(|| reading.content("it is too short"))?;
+    let mut length = [0; 4];
+    source.file.read_exact_at(&mut length, end).map_err(|error| reading.content(error))?;
+    if u64::from(u32::from_le_bytes(length)) > LONGEST_FOOTER.min(end) {
+        return Err(reading.content("its footer is too long"));
+    }
+    Ok(())
+}
+
 /// The index of the column of that name.
-fn text_column(
-    reading: &Reading<'_>,
-    reader: &SerializedFileReader<Source>,
-) -> Result<usize, DataError> {
-    let schema = reader.metadata().file_metadata().schema_descr();
+fn text_column(reading: &Reading<'_>, metadata: &ParquetMetaData) -> Result<usize, DataError> {
+    let schema = metadata.file_metadata().schema_descr();
     let columns = schema.columns();
     let named = columns.iter().position(|column| column.path().string() == reading.field);
     let index =
@@ -117,7 +143,7 @@ fn read_group(
 }
 
 /// The file, read at places: nothing is asked for that is not there, whatever its footer says.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Source {
     file: Arc<File>,
     size: u64,
