@@ -44,8 +44,9 @@ pub struct Config {
     #[config(default = 1)]
     pub threads: u32,
 
-    /// Bytes that the model may need on its device and the host together; 0 for what is available
-    /// when it is loaded. What a CUDA device has free is not known without it: nothing is refused.
+    /// Bytes of its device's memory that the model may take, the host's for `cpu`; 0 for what is
+    /// available when it is loaded. What a GPU has free is not known: without a limit nothing is
+    /// refused there.
     #[config(default = 0)]
     pub memory_limit: u64,
 

@@ -41,6 +41,8 @@ pub(crate) enum OwnFailure {
     Model(ModelError),
     #[error("{0}")]
     OutOfMemory(ModelError),
+    #[error("the model is not loaded: {0}")]
+    NoRoom(ModelError),
     #[error("data: {0}")]
     Data(DataError),
     #[error("the {place} panicked: {what}")]
@@ -63,7 +65,7 @@ impl OwnFailure {
         match self {
             Self::Stopping => Reason::WorkerLost,
             Self::Deadline => Reason::Timeout,
-            Self::OutOfMemory(_) => Reason::OutOfMemory,
+            Self::OutOfMemory(_) | Self::NoRoom(_) => Reason::OutOfMemory,
             Self::Data(_) => Reason::DataUnavailable,
             Self::Artifacts(_)
             | Self::Manifest(_)
@@ -92,6 +94,7 @@ impl OwnFailure {
             | Self::NoSlice(_)
             | Self::Stored(_)
             | Self::Load(_)
+            | Self::NoRoom(_)
             | Self::Data(_)
             | Self::Job(_)
             | Self::Deadline

@@ -160,7 +160,7 @@ fn note(kind: &'static str, outcome: &Result<Measured, Failure>, took: Duration)
                     "invalid"
                 }
                 Failure::Own(own) => {
-                    if matches!(own, OwnFailure::OutOfMemory(_)) {
+                    if matches!(own, OwnFailure::OutOfMemory(_) | OwnFailure::NoRoom(_)) {
                         metrics::out_of_memory();
                     }
                     warn!(kind, reason, fault, error = %own, "the job failed here");

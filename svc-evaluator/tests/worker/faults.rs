@@ -96,3 +96,23 @@ async fn texts_that_are_missing_are_data_unavailable_until_they_are_there() {
     assert_eq!(world.measured("again").await.baseline_losses.len(), 3);
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_does_not_fit_is_refused_by_name_before_it_is_loaded() {
+    let (scheduler, results) = FakeScheduler::new();
+    let url = scheduler.serve(ANY, &Shutdown::default()).await;
+    let mut world = World::with_config(scheduler, results, url, |config| {
+        config.memory_limit = 1 << 20;
+    })
+    .await;
+    // Again and again: it is not the device that is broken.
+    for job in ["first", "second", "third"] {
+        world.scheduler.enqueue(world.fixture.job(job, JobKind::Baseline));
+        let failure = world.failed(job).await;
+        assert_eq!(failure.reason, "out_of_memory");
+        assert!(failure.detail.contains("1048576 are available"), "{}", failure.detail);
+    }
+    let status = world.status(|status| status.failed == 3).await;
+    assert!(status.base_hash.is_empty() && status.memory.is_empty());
+    world.stop().await;
+}

@@ -152,6 +152,9 @@ async fn an_honest_submission_is_measured_on_the_same_batches_as_the_base() {
     let status = world.status(|status| status.finished == 4).await;
     assert_eq!((status.worker.as_str(), status.device.as_str()), ("under-test", "cpu"));
     assert_eq!((status.base_hash, status.failed), (world.fixture.base_hash(), 0));
+    let parts: Vec<_> = status.memory.iter().map(|memory| memory.part.as_str()).collect();
+    assert!(parts.contains(&"experts of the base"), "{parts:?}");
+    assert!(status.memory.iter().all(|memory| memory.bytes > 0 && memory.place == "host"));
     assert_eq!((status.base_digest, status.batches_digest), (digest, held_out.digest.clone()));
     world.stop().await;
 }

@@ -134,6 +134,7 @@ async fn memory_that_does_not_suffice_twice_in_a_row_ends_the_process() {
         .spawn()
         .unwrap();
     let huge = |id: &str| wire::Job {
+        batch_size: 8,
         sequence_length: 1 << 20,
         ..world.fixture.job(id, JobKind::HeldOut)
     };
