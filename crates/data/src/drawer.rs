@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use crate::{
-    DataError, Draw, Drawn, Sources, Tokenizer, chance::hash, kept::Kept, saved, sources::blocking,
+    DataError, Draw, Drawn, Sources, Tokenizer, chance::hash, kept::Kept, saved, work::blocking,
 };
 
 /// Draws from sources with one tokenizer, and keeps what was drawn: in memory for all jobs of the

@@ -25,6 +25,7 @@ mod source;
 mod sources;
 mod spool;
 mod tokenizer;
+mod work;
 
 pub use batch::{Batch, IGNORED_LABEL, digest};
 pub use corpus::Corpus;

@@ -33,6 +33,7 @@ use crate::{
     chance::{Chance, hash},
     held_out_seed,
     spool::Spool,
+    work::Wanted,
 };
 
 /// Draws in vain, one after the other, after which a source has run out.
@@ -152,6 +153,7 @@ pub(crate) fn draw_rows(
     by: &Draw,
     sources: &[Ready],
     tokenizer: &Tokenizer,
+    wanted: &Wanted,
 ) -> Result<(Vec<Vec<u32>>, Vec<Pick>), DataError> {
     let mut drawing = Drawing {
         chance: Chance::new(&by.seed),
@@ -164,6 +166,7 @@ pub(crate) fn draw_rows(
     let total = sources.iter().map(|source| source.weight).sum();
     let (mut rows, mut picks) = (Vec::with_capacity(by.rows()), Vec::with_capacity(by.rows()));
     for _ in 0..by.rows() {
+        wanted.check()?;
         let mut weight = drawing.chance.below(total);
         let chosen = sources.iter().enumerate().find(|(_, source)| {
             let found = weight < source.weight;

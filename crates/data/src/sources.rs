@@ -13,6 +13,7 @@ use crate::{
     shard::{Shard, describe, list_local, open_local},
     source::check_count,
     spool::Spool,
+    work::{blocking, blocking_while_wanted},
 };
 
 /// Shards that are fetched and read at the same time.
@@ -146,8 +147,8 @@ impl Sources {
             ready.push(Ready { name: source.name.clone(), weight: source.weight, shards });
         }
         let (by, tokenizer) = (by.clone(), tokenizer.clone());
-        let (batches, picks) = blocking(move || {
-            let (rows, picks) = draw_rows(&by, &ready, &tokenizer)?;
+        let (batches, picks) = blocking_while_wanted(move |wanted| {
+            let (rows, picks) = draw_rows(&by, &ready, &tokenizer, wanted)?;
             Ok((batches(&by, &rows, pad)?, picks))
         })
         .await?;
@@ -169,10 +170,11 @@ impl Sources {
             let settings = self.0.settings.clone();
             let (name, field) =
                 (format!("{}: {}", opened.name, shard.path), opened.text_field.clone());
-            blocking(move || {
+            blocking_while_wanted(move |wanted| {
                 let (format, limits) = (shard.format, &settings.limits);
                 let reading = Reading { name: &name, format, field: &field, limits };
-                Spool::fill(&reading, file, settings.minimum_text_length, &settings.cache)
+                let minimum = settings.minimum_text_length;
+                Spool::fill(&reading, file, minimum, &settings.cache, wanted)
             })
             .await
             .map(Arc::new)
@@ -264,12 +266,4 @@ fn describe_all(sources: &[Opened], settings: &Settings) -> String {
         describe(shards, &mut text);
     }
     text
-}
-
-/// Runs blocking work on a thread of its own.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, DataError> + Send + 'static,
-) -> Result<T, DataError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| Err(DataError::Broken { why: error.to_string() }))
 }

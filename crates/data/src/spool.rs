@@ -1,6 +1,6 @@
 use std::{fs::File, io::Write as _, os::unix::fs::FileExt as _, path::Path};
 
-use crate::{DataError, format::Reading};
+use crate::{DataError, format::Reading, work::Wanted};
 
 /// Bytes that are written at once.
 const BUFFER: usize = 1 << 20;
@@ -27,12 +27,13 @@ impl Spool {
     ///
     /// # Errors
     ///
-    /// What [`Reading::run`] refuses; the disk is full.
+    /// What [`Reading::run`] refuses; the disk is full; nobody wants it any more.
     pub(crate) fn fill(
         reading: &Reading<'_>,
         file: File,
         minimum_length: usize,
         folder: &Path,
+        wanted: &Wanted,
     ) -> Result<Self, DataError> {
         let failed = |error| DataError::file(folder, error);
         let spool = tempfile::tempfile_in(folder).map_err(failed)?;
@@ -40,6 +41,7 @@ impl Spool {
         let mut rows = Vec::new();
         let mut offset = 0;
         reading.run(file, &mut |number, text| {
+            wanted.check()?;
             if text.len() < minimum_length.max(1) {
                 return Ok(());
             }

@@ -21,7 +21,7 @@ use super::{
     Kept,
     client::{Client, Failed, shown, told},
 };
-use crate::{DataError, Repo, Revision, chance::hash, shard::Shard, sources::blocking};
+use crate::{DataError, Repo, Revision, chance::hash, shard::Shard, work::blocking};
 
 /// Folder of what is not whole yet; no owner's name begins with a dot.
 const PARTIAL: &str = ".partial";

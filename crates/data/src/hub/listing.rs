@@ -11,7 +11,7 @@ use crate::{
     DataError, Repo, Revision,
     format::Format,
     shard::{Content, Shard, is_plain},
-    sources::blocking,
+    work::blocking,
 };
 
 /// Pages of a listing.

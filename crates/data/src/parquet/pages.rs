@@ -183,7 +183,11 @@ impl Pages {
                 decoder.window_log_max(ZSTD_WINDOW)?;
                 fill(decoder, size)?
             }
-            _ => return Ok(body),
+            Compression::UNCOMPRESSED
+            | Compression::LZO
+            | Compression::BROTLI(_)
+            | Compression::LZ4
+            | Compression::LZ4_RAW => return Ok(body),
         };
         Ok(unpacked.into())
     }
@@ -263,10 +267,12 @@ fn inner<R: Read>(thrift: &mut Thrift<R>, fields: &mut [Option<i32>; 8]) -> std:
         let Some(field) = usize::try_from(id).ok().and_then(|id| fields.get_mut(id)) else {
             return Ok(false);
         };
-        match kind {
-            Kind::Int => *field = Some(thrift.int()?),
-            Kind::Bool(value) => *field = Some(i32::from(value)),
-            _ => return Ok(false),
+        if let Kind::Bool(value) = kind {
+            *field = Some(i32::from(value));
+        } else if kind == Kind::Int {
+            *field = Some(thrift.int()?);
+        } else {
+            return Ok(false);
         }
         Ok(true)
     })?;

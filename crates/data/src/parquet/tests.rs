@@ -109,7 +109,7 @@ fn some(count: usize) -> Vec<Option<String>> {
 proptest! {
     #[test]
     fn texts_are_read_as_they_were_written(
-        texts in proptest::collection::vec(proptest::option::weighted(0.8, ".{0,30}"), 0..120),
+        texts in proptest::collection::vec(proptest::option::weighted(0.8, ".{0,30}"), 0..60),
         way in way(),
     ) {
         let texts = if way.required {

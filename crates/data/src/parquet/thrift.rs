@@ -139,10 +139,8 @@ impl<R: Read> Thrift<R> {
 
     /// One element of a list or map: of at least one byte, so that their count is bounded.
     fn element(&mut self, nibble: u8, depth: usize) -> io::Result<()> {
-        match Kind::of(nibble)? {
-            Kind::Bool(_) => self.bytes(1),
-            kind => self.skip(kind, depth + 1),
-        }
+        let kind = Kind::of(nibble)?;
+        if let Kind::Bool(_) = kind { self.bytes(1) } else { self.skip(kind, depth + 1) }
     }
 
     fn zigzag(&mut self) -> io::Result<i64> {

@@ -1,14 +1,17 @@
 //! Data sets of a hub that does not always tell the truth.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "most lies are of one request only")]
 
 mod liar;
 
 use std::{io::Write as _, path::Path, time::Duration};
 
+use blake2::{Blake2b, digest::consts::U32};
 use data::{DataError, Draw, Drawn, HubSettings, Limits, Settings, Source, Sources, Tokenizer};
 use domain::Seed;
 use liar::{Hub, Lie, REVISION};
+use sha2::Digest as _;
 
 fn tokenizer() -> Tokenizer {
     let vectors = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors");
@@ -87,6 +90,28 @@ async fn a_data_set_is_listed_once_and_each_shard_fetched_once() {
     std::fs::write(&kept, bad).unwrap();
     assert_eq!(draw("**", &settings).await.unwrap(), drawn);
     assert_eq!((hub.requests().len(), hub.file_requests().len()), (6, 4));
+}
+
+#[tokio::test]
+async fn the_digest_of_a_hub_s_source_is_of_what_it_lists() {
+    let hub = Hub::start(Lie::Honest, &files()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let sources = Sources::open(&source("data/*"), &settings(&hub, dir.path())).await.unwrap();
+    let files = files();
+    let (small, large) = (&files[1].1, &files[2].1);
+    let blob = format!("blob {}\0", small.len());
+    let small_id = sha1::Sha1::new().chain_update(blob).chain_update(small).finalize();
+    let description = format!(
+        "connito-data 1\nminimum_text_length 16\nshards_per_round 4\n\
+         source hub some/texts {REVISION}\nweight 1000000\ntext_field text\n\
+         shard git:{} {} data/1.jsonl\nshard sha256:{} {} data/2.json.gz\n",
+        hex::encode(small_id),
+        small.len(),
+        hex::encode(sha2::Sha256::digest(large)),
+        large.len(),
+    );
+    let expected = Blake2b::<U32>::digest(description);
+    assert_eq!(sources.digest(), hex::encode(expected));
 }
 
 #[tokio::test]
