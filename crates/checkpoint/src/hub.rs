@@ -112,9 +112,8 @@ impl TensorSource for SubnetForm<'_> {
             Recipe::Same => self.source.bytes(name),
             Recipe::Whole(only) => self.source.bytes(only),
             Recipe::Rows(first, second) => {
-                let mut bytes = self.source.bytes(first)?.into_owned();
-                bytes.extend_from_slice(&self.source.bytes(second)?);
-                Ok(Cow::Owned(bytes))
+                // Joined at once: growing would hold the first rows twice.
+                Ok(Cow::Owned([self.source.bytes(first)?, self.source.bytes(second)?].concat()))
             }
             Recipe::Nth(stacked, expert) => {
                 let len = self.spec(name)?.bytes();

@@ -63,13 +63,16 @@ impl WordSums {
             reason = "a contiguous tensor on the processor, which lives longer than the slice and is not written to meanwhile"
         )]
         let bytes = unsafe { std::slice::from_raw_parts(flat.data_ptr().cast::<u8>(), bytes) };
-        Ok(match word(bytes.len()) {
-            Kind::Int64 => self.rows(bytes, |word| {
+        let kind = word(bytes.len());
+        Ok(if kind == Kind::Int64 {
+            self.rows(bytes, |word| {
                 let word = i64::from_le_bytes(word);
                 word.wrapping_add(word >> 32)
-            }),
-            Kind::Int => self.rows(bytes, |word| i64::from(i32::from_le_bytes(word))),
-            _ => self.rows(bytes, |word| i64::from(i16::from_le_bytes(word))),
+            })
+        } else if kind == Kind::Int {
+            self.rows(bytes, |word| i64::from(i32::from_le_bytes(word)))
+        } else {
+            self.rows(bytes, |word| i64::from(i16::from_le_bytes(word)))
         })
     }
 

@@ -307,3 +307,33 @@ fn a_file_whose_tensors_lie_at_odd_bytes_is_read_the_same() {
     model.overlay(&checkpoint::open(&path, Limits::default()).unwrap()).unwrap();
     assert_eq!(model.losses(&inputs).unwrap(), expected);
 }
+
+/// Our own vectors, by `group_limited.py` beside them.
+#[test]
+fn routing_limited_to_groups_computes_what_transformers_does() {
+    single_threaded();
+    let hub = checkpoint::HubModel::open(&vectors().join("model/base")).unwrap();
+    let expected: Value = serde_json::from_str(include_str!("group_limited.json")).unwrap();
+    let vocabulary = hub.specs()["lm_head.weight"].shape[0];
+    for case in expected["cases"].as_array().unwrap() {
+        let mut config = hub.config().clone();
+        config["topk_method"] = "group_limited_greedy".into();
+        for key in ["n_group", "topk_group", "num_experts_per_tok"] {
+            config[key] = case[key].clone();
+        }
+        let model = LanguageModel::load(&config, &[&hub], None, LoadOptions::default()).unwrap();
+        let inputs = inputs();
+        let loss = mean_loss(&model.losses(std::slice::from_ref(&inputs)).unwrap());
+        let apart = (loss - case["loss"].as_f64().unwrap()).abs();
+        assert!(apart < LOSS, "{case}: loss {loss}, {apart:e} apart");
+        let logits = model.logits(&inputs).unwrap();
+        let found: Vec<f32> = logits
+            .chunks(vocabulary)
+            .take(inputs.length())
+            .flat_map(|row| row[..8].to_vec())
+            .collect();
+        let logits: Vec<f32> = serde_json::from_value(case["logits"].clone()).unwrap();
+        let apart = distance(&found, &logits);
+        assert!(apart < LOGITS, "{case}: logits differ by {apart:e}");
+    }
+}

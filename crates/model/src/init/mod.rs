@@ -57,7 +57,7 @@ pub fn demo_groups(config: &Value, groups: u32) -> Result<ExpertGroups, ModelErr
     Ok(ExpertGroups((0..groups).map(|group| (ExpertGroup(group), of(group))).collect()))
 }
 
-/// Writes a random model and `tokenizer.json` (trained on `texts`): [`generate`] in float32 and one
+/// Writes a random model and `tokenizer.json` (trained on `texts`): [`generate()`] in float32 and one
 /// file, and [`tokenizer`].
 pub fn random(
     folder: &Path,

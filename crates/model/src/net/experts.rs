@@ -166,3 +166,42 @@ impl Moe {
         Ok(out.f_add(&self.shared.forward(compute, x)?)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What lets [`FiniteCheck`] look at so little.
+    #[test]
+    fn whatever_goes_wrong_in_an_expert_comes_out_of_it_and_of_a_weight_of_zero() {
+        tch::set_num_threads(1);
+        let compute = Compute { autocast: None };
+        for kind in [Kind::Float, Kind::BFloat16, Kind::Half] {
+            tch::manual_seed(1);
+            let random =
+                |shape: [i64; 2]| Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind);
+            for (bad, row) in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY]
+                .into_iter()
+                // A gate's row, and one of what it gates.
+                .flat_map(|bad| [3, 11].map(|row| (bad, row)))
+            {
+                let (gate_up, down) = (random([16, 6]), random([6, 8]));
+                let expert = |gate_up: &Tensor| Expert {
+                    id: 0,
+                    gate_up: gate_up.shallow_clone(),
+                    down: down.shallow_clone(),
+                };
+                let x = random([5, 6]).abs();
+                let fine = expert(&gate_up).forward(compute, &x).unwrap();
+                assert!(fine.isfinite().all().int64_value(&[]) == 1);
+                // The whole row of `both` is then not finite, for every token.
+                let _ = gate_up.get(row).fill_(bad);
+                let y = expert(&gate_up).forward(compute, &x).unwrap();
+                let weight = Tensor::zeros([5, 1], (Kind::Float, Device::Cpu));
+                let out = (y * weight).to_kind(kind);
+                let finite = out.isfinite().any().int64_value(&[]);
+                assert_eq!(finite, 0, "{kind:?}: {bad} in row {row} of an expert");
+            }
+        }
+    }
+}
