@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 FMT := $(CARGO) fmt --all -- --config group_imports=StdExternalCrate,imports_granularity=Crate
 
-.PHONY: help demo test check setup setup-libtorch setup-tests build fmt lint docs-check deny fuzz bench bench-chain bench-model clean
+.PHONY: help demo test check setup setup-libtorch setup-tests build fmt lint docs-check deny fuzz bench bench-chain bench-evaluator bench-model clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ bench-chain: ## How long a freeze waits for the chain service, and how much memo
 bench-model: setup-libtorch ## The forward pass against Python transformers; ARGS="--length 512,2048 --runs 3" for options
 	@scripts/setup-bench.sh
 	$(CARGO) bench --package model --bench forward -- $(ARGS)
+
+bench-evaluator: setup-libtorch ## Whole evaluations against bare forward passes; ARGS="--width small --submissions 10 --processes" for options
+	$(CARGO) bench --package svc-evaluator --bench pipeline -- $(ARGS)
 
 clean: ## Remove what was built
 	$(CARGO) clean

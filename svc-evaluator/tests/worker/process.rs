@@ -120,10 +120,10 @@ async fn of_two_evaluators_one_is_killed_in_mid_job_and_the_other_does_all_of_it
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_that_does_not_suffice_twice_in_a_row_ends_the_process() {
     let mut world = Processes::new().await;
-    // Enough for libtorch and the model, not for rows of a million tokens.
+    // Enough for libtorch and the model, not for rows of a quarter of a million tokens.
     let limited = Process::new("sh").args([
         "-c",
-        "ulimit -v 6000000; exec \"$0\"",
+        "ulimit -v 3000000; exec \"$0\"",
         env!("CARGO_BIN_EXE_svc-evaluator"),
     ]);
     let environment = world.environment("limited").into_iter();
@@ -135,7 +135,7 @@ async fn memory_that_does_not_suffice_twice_in_a_row_ends_the_process() {
         .unwrap();
     let huge = |id: &str| wire::Job {
         batch_size: 8,
-        sequence_length: 1 << 20,
+        sequence_length: 1 << 18,
         ..world.fixture.job(id, JobKind::HeldOut)
     };
     world.scheduler.enqueue(huge("first"));
