@@ -227,17 +227,17 @@ impl Run<'_> {
 
 /// An error of running the base: ours.
 fn of_base(error: ModelError) -> Failure {
-    match error {
-        ModelError::Stopped => Failure::Lost,
-        error => Failure::Own(OwnFailure::of_model(error)),
+    if matches!(error, ModelError::Stopped) {
+        return Failure::Lost;
     }
+    Failure::Own(OwnFailure::of_model(error))
 }
 
 fn of_submission(error: ModelError) -> Failure {
-    match error {
-        ModelError::Stopped => Failure::Lost,
-        error => Failure::of_submission(error),
+    if matches!(error, ModelError::Stopped) {
+        return Failure::Lost;
     }
+    Failure::of_submission(error)
 }
 
 fn of_loading(error: ModelError) -> Failure {
@@ -251,3 +251,6 @@ fn of_loading(error: ModelError) -> Failure {
 fn nothing_loaded() -> Failure {
     Failure::Own(OwnFailure::NoSlice("model on the device".to_owned()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -80,6 +80,13 @@ impl Drop for Lease {
 }
 
 impl LeaseWatch {
+    /// Of a lease that nothing ever happens to.
+    #[cfg(test)]
+    pub(crate) fn quiet() -> Self {
+        let (_, watch) = watch::channel(State::default());
+        Self(watch)
+    }
+
     /// Whether, and why, the job is to be dropped.
     pub(crate) fn interrupt(&self) -> Option<Interrupt> {
         self.0.borrow().interrupt

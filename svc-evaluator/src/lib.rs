@@ -74,7 +74,7 @@ pub async fn run(config: Config, common: Common, shutdown: Shutdown) -> anyhow::
     let pulling = shutdown.spawn({
         let (stop, server) = (stop.clone(), shutdown.clone());
         async move {
-            let ended = worker.run(stop).await;
+            let ended = Box::pin(worker.run(stop)).await;
             // Without a worker there is nothing to serve.
             server.cancel();
             ended

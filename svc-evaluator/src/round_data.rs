@@ -6,6 +6,7 @@ use std::{path::PathBuf, sync::Arc};
 pub(crate) use data::Drawn;
 use data::{DataError, Draw, Drawer, Settings, Source, Sources, Tokenizer, Weight, parse_sources};
 use model::ModelConfig;
+use tokio::task::JoinError;
 use tracing::info;
 
 use crate::{
@@ -66,8 +67,9 @@ impl RoundData {
 
     /// Draws what `job` needs; rows are filled up as the model's `config` says.
     ///
-    /// The sources are opened anew after an error: a folder may have got what it lacked. A draw that
-    /// nobody waits for any more goes on: the next job may want it.
+    /// Sources that could not be opened are tried again with the next job; once open they stay as they
+    /// are, so that no round is measured on two versions of them. A draw that nobody waits for any
+    /// more goes on: the next job may want it.
     pub(crate) async fn batches(
         &mut self,
         job: &Job,
@@ -84,15 +86,14 @@ impl RoundData {
                     Some(opened) => opened,
                     None => Opened::open(&setup, pad).await?,
                 };
-                let batches = opened.draw(&job, setup.held_out_batches).await?;
+                let batches = opened.draw(&job, setup.held_out_batches).await;
                 Ok::<_, DataError>((opened, batches))
             })
         });
-        let drawn =
-            drawing.await.unwrap_or_else(|error| Err(DataError::Broken { why: error.to_string() }));
-        let (opened, batches) = drawn?;
+        let broken = |error: JoinError| DataError::Broken { why: error.to_string() };
+        let (opened, batches) = drawing.await.map_err(broken)??;
         self.opened = Some(opened);
-        Ok(batches)
+        Ok(batches?)
     }
 }
 
