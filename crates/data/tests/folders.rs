@@ -134,6 +134,40 @@ async fn what_was_drawn_is_read_back_by_the_next_process_and_not_when_it_was_cha
 }
 
 #[tokio::test]
+async fn only_the_newest_draws_stay_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut few = settings(dir.path());
+    few.limits.saved_draws = 2;
+    let sources = Sources::open(&corpus(dir.path()), &few).await.unwrap();
+    let drawer = Drawer::new(sources, tokenizer(), 0);
+    let draws: Vec<_> = (0..4).map(|n| Draw::new(Seed([n; 32]), 1, 2, 12)).collect();
+    for by in &draws {
+        drawer.draw(by).await.unwrap();
+    }
+    let kept = std::fs::read_dir(dir.path().join("cache/batches")).unwrap().count();
+    assert_eq!(kept, 2);
+    std::fs::remove_dir_all(dir.path().join("a")).unwrap();
+    let sources = Drawer::new(drawer.sources().clone(), tokenizer(), 0);
+    sources.draw(&draws[3]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_name_is_the_folder_that_the_settings_give_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let by_path = Sources::open(&corpus(dir.path()), &settings(dir.path())).await.unwrap();
+    let mut named = settings(&dir.path().join("nowhere"));
+    named.names =
+        ["a", "b"].map(|name| (name.to_owned(), dir.path().join(name))).into_iter().collect();
+    let sources = data::parse_sources("data_sources: [a, b]").unwrap();
+    let sources = Sources::open(&sources, &named).await.unwrap();
+    let folders = [dir.path().join("a").into(), dir.path().join("b").into()];
+    let folders = Sources::open(&folders, &settings(dir.path())).await.unwrap();
+    assert_eq!(sources.digest(), folders.digest());
+    // The weight is another.
+    assert_ne!(sources.digest(), by_path.digest());
+}
+
+#[tokio::test]
 async fn a_folder_that_changed_after_it_was_opened_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let sources = open(dir.path()).await;

@@ -76,7 +76,7 @@ impl Files {
                 Opened::Whole(file) => return Ok(file),
                 Opened::Busy => tokio::time::sleep(LOOK_AGAIN).await,
                 Opened::Partial(mut file) => {
-                    fetch(client, &url, &mut file, shard).await?;
+                    fetch(client, &url, &mut file, &kept.partial, shard).await?;
                     let place = kept.clone();
                     let file = blocking(move || finish(file, &place)).await?;
                     let dropping = self.dropping();
@@ -159,11 +159,15 @@ fn open(kept: &Kept, shard: &Shard) -> Result<Opened, DataError> {
     let same = |there: std::fs::Metadata| {
         file.metadata().is_ok_and(|here| (here.dev(), here.ino()) == (there.dev(), there.ino()))
     };
-    if std::fs::metadata(&kept.partial).is_ok_and(same) && !kept.whole.exists() {
-        Ok(Opened::Partial(file))
-    } else {
-        Ok(Opened::Busy)
+    if !std::fs::metadata(&kept.partial).is_ok_and(same) {
+        return Ok(Opened::Busy);
     }
+    if kept.whole.exists() {
+        // Another process has finished in the meantime; this part is a new and empty one.
+        let _ = std::fs::remove_file(&kept.partial);
+        return Ok(Opened::Busy);
+    }
+    Ok(Opened::Partial(file))
 }
 
 /// Moves a fetched file to its place, and keeps it open for reading.
@@ -182,21 +186,23 @@ async fn fetch(
     client: &Client,
     url: &Url,
     file: &mut File,
+    path: &Path,
     shard: &Shard,
 ) -> Result<(), DataError> {
+    let local = |error: std::io::Error| DataError::file(path, error);
     for wrong in 0..=MOST_WRONG {
-        let local = |error| DataError::File { path: PathBuf::from(&shard.path), why: error };
-        let copy = || file.try_clone().map_err(|error| local(error.to_string()));
+        let copy = || file.try_clone().map_err(local);
         let handle = copy()?;
         client
             .retry(url, async |progress| {
-                let handle = handle.try_clone().map_err(|error| local(error.to_string()))?;
-                let before = length(&handle).map_err(|error| local(error.to_string()))?;
+                let handle = handle.try_clone().map_err(local)?;
+                let before = length(&handle).map_err(local)?;
                 // A connection that gives a byte now and then would hold a round for ever.
                 let patience = Duration::from_secs(60 + shard.size / SLOWEST);
-                let fetched = tokio::time::timeout(patience, append(client, url, handle, shard));
+                let fetched =
+                    tokio::time::timeout(patience, append(client, url, handle, path, shard));
                 let fetched = fetched.await.unwrap_or_else(|_| Err(Failed::again("too slow")));
-                let after = length(&copy()?).map_err(|error| local(error.to_string()))?;
+                let after = length(&copy()?).map_err(local)?;
                 *progress = after.saturating_sub(before) >= PROGRESS;
                 fetched
             })
@@ -210,7 +216,7 @@ async fn fetch(
         }
         // Its beginning may be of an earlier, broken fetch.
         tracing::warn!(url = %shown(url), why, "a fetched shard is fetched anew");
-        file.set_len(0).map_err(|error| local(error.to_string()))?;
+        file.set_len(0).map_err(local)?;
     }
     Ok(())
 }
@@ -220,10 +226,14 @@ fn length(file: &File) -> std::io::Result<u64> {
 }
 
 /// One request for the rest of the file.
-async fn append(client: &Client, url: &Url, mut file: File, shard: &Shard) -> Result<(), Failed> {
-    let local = |error: std::io::Error| {
-        Failed::For(DataError::File { path: PathBuf::from(&shard.path), why: error.to_string() })
-    };
+async fn append(
+    client: &Client,
+    url: &Url,
+    mut file: File,
+    path: &Path,
+    shard: &Shard,
+) -> Result<(), Failed> {
+    let local = |error: std::io::Error| Failed::For(DataError::file(path, error));
     let lies = |why: String| Failed::For(DataError::HubAnswer { url: shown(url), why });
     let mut have = length(&file).map_err(local)?;
     if have > shard.size {
