@@ -3,7 +3,7 @@
 usage: peer.py FOLDER BATCHES.json THREADS DTYPE EXPERTS
 
 BATCHES.json is a list of batches, each a list of rows of token ids. Every answer is one line of JSON:
-{"seconds", "losses", "peak_bytes"}; the first one, after loading, has no losses.
+{"seconds": [by the clock, of the processor], "losses", "peak_bytes"}; the first one, after loading, has no losses.
 """
 
 import json
@@ -19,7 +19,17 @@ folder, batches, threads, dtype, experts = sys.argv[1:]
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 torch.set_num_threads(int(threads))
-began = time.perf_counter()
+
+
+def now():
+    return time.perf_counter(), time.process_time()
+
+
+def since(began):
+    return [end - start for start, end in zip(began, now())]
+
+
+began = now()
 model = AutoModelForCausalLM.from_pretrained(
     folder, dtype=getattr(torch, dtype), attn_implementation="sdpa", experts_implementation=experts
 ).eval()
@@ -32,9 +42,9 @@ def answer(seconds, losses):
     print(json.dumps({"seconds": seconds, "losses": losses, "peak_bytes": peak}), flush=True)
 
 
-answer(time.perf_counter() - began, [])
+answer(since(began), [])
 with torch.inference_mode():
     for _ in sys.stdin:
-        began = time.perf_counter()
+        began = now()
         losses = [model(input_ids=ids, labels=ids, use_cache=False).loss.item() for ids in batches]
-        answer(time.perf_counter() - began, losses)
+        answer(since(began), losses)

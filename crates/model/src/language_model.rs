@@ -53,7 +53,8 @@ impl LanguageModel {
     /// Loads a model from named tensors: the hub's names, and experts in the subnet's form
     /// (`…experts.K.gate_up_proj` `[2I, H]`, `…experts.K.down_proj` `[H, I]`). The first source
     /// that has a name is taken. With a `group`, routing is masked to its experts and only they
-    /// need to be there.
+    /// need to be there. Each tensor is copied once, straight into its place on the device, conversion
+    /// included; nothing else is held but one tensor that a source has to put together.
     ///
     /// # Errors
     ///
@@ -185,7 +186,8 @@ impl LanguageModel {
     }
 
     /// Loss of each batch in nats: mean over the unpadded tokens, each predicted from those before
-    /// it (protocol, section 6).
+    /// it (protocol, section 6). The same experts and batch give the same bits on the same device with
+    /// the same number of threads, whatever ran before and whatever else is in `batches`.
     ///
     /// # Errors
     ///
