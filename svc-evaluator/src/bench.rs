@@ -62,12 +62,20 @@ impl Bench {
     }
 
     /// Does the prepared job, as long as its lease says so, and checks that it has left no trace in
-    /// the base.
+    /// the base, however it ended.
     pub(crate) fn measure(
         &mut self,
         prepared: Prepared,
         lease: &LeaseWatch,
     ) -> Result<Measured, Failure> {
+        let outcome = self.run(prepared, lease);
+        if !outcome.as_ref().is_err_and(Failure::spoils_the_device) {
+            self.check_base()?;
+        }
+        outcome
+    }
+
+    fn run(&mut self, prepared: Prepared, lease: &LeaseWatch) -> Result<Measured, Failure> {
         let Prepared { job, model, batches, candidate } = prepared;
         self.load(&model, job.batches.size, job.batches.length)?;
         let Self { base: Some(base), remembered, .. } = self else { return Err(nothing_loaded()) };
@@ -92,7 +100,6 @@ impl Bench {
             run.base.model.restore();
             outcome?;
         }
-        self.check_base()?;
         Ok(measured)
     }
 

@@ -84,10 +84,9 @@ impl OwnFailure {
     /// dropped and loaded anew, and the process restarts when it happens again at once.
     pub(crate) fn spoils_the_device(&self) -> bool {
         match self {
-            Self::OutOfMemory(_)
-            | Self::Panicked { .. }
-            | Self::BaseChanged { .. }
-            | Self::Model(_) => true,
+            Self::OutOfMemory(_) | Self::Panicked { .. } | Self::BaseChanged { .. } => true,
+            // The others are told by our own checks: the device has done what it was asked.
+            Self::Model(error) => matches!(error, ModelError::Torch(_)),
             Self::Artifacts(_)
             | Self::Manifest(_)
             | Self::OtherModel { .. }

@@ -17,7 +17,11 @@ mod inputs;
 #[path = "../../tests/worker/scheduler.rs"]
 mod scheduler;
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
 
 use domain::Seed;
 use inputs::{Arguments, Inputs};
@@ -56,11 +60,12 @@ async fn whole_against_bare(arguments: &Arguments, inputs: &Inputs) {
     let passes = count + 1;
     let (before, losses) = bare(inputs, passes / 2);
     let mut world = World::new().await;
-    let evaluator = world.start(inputs, "one");
+    let evaluator = world.start(inputs, FIRST);
     world.warm_up(inputs, 1).await;
     let peak = Peak::watch(evaluator.id().unwrap());
     let (whole, measured) = world.evaluate(inputs, count).await;
     let peak = peak.stop();
+    let steps = steps(world.admin);
     drop(evaluator);
     let (after, _) = bare(inputs, passes - passes / 2);
     for measured in &measured {
@@ -87,6 +92,25 @@ async fn whole_against_bare(arguments: &Arguments, inputs: &Inputs) {
     println!("before the first submission, own      {:>8.0} MiB", mib(peak.first));
     println!("peak of own memory                    {:>8.0} MiB", mib(peak.anonymous));
     println!("peak with mapped files                {:>8.0} MiB\n", mib(peak.all));
+    println!("steps of a submission, on average");
+    for (step, seconds) in steps {
+        println!("    {step:<40} {:>8.3} s", seconds / count as f64);
+    }
+    println!();
+}
+
+/// Seconds that the evaluator has spent with each step of all its jobs.
+fn steps(admin: SocketAddr) -> Vec<(String, f64)> {
+    let mut stream = TcpStream::connect(admin).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    let sums = page.lines().filter_map(|line| {
+        let (step, seconds) =
+            line.strip_prefix("evaluator_step_seconds_sum{step=\"")?.split_once("\"} ")?;
+        Some((step.to_owned(), seconds.parse().ok()?))
+    });
+    sums.collect()
 }
 
 /// Two processes are to take at most 0.6 of the time of one, where cores allow.
@@ -130,18 +154,23 @@ struct World {
     scheduler: FakeScheduler,
     results: Results,
     url: String,
+    /// Of the process that was started first.
+    admin: SocketAddr,
 }
 
 impl World {
     async fn new() -> Self {
         let (scheduler, results) = FakeScheduler::new();
-        let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let url = scheduler.serve(any, &Shutdown::default()).await;
-        Self { scheduler, results, url }
+        Self { scheduler, results, url, admin: testkit::unused_addr().unwrap() }
     }
 
     fn start(&self, inputs: &Inputs, worker: &str) -> Running {
-        let process = Process::new(env!("CARGO_BIN_EXE_svc-evaluator"));
+        let mut process = Process::new(env!("CARGO_BIN_EXE_svc-evaluator"));
+        if worker == FIRST {
+            process = process.env("CONNITO_EVALUATOR_ADMIN_ADDR", self.admin.to_string());
+        }
         let environment = inputs.environment(worker, &self.url).into_iter();
         environment
             .fold(process, |process, (name, value)| process.env(name, value))
@@ -229,6 +258,9 @@ impl Peak {
         self.thread.join().unwrap()
     }
 }
+
+/// The worker whose steps are looked at.
+const FIRST: &str = "first";
 
 /// The seed of everything here.
 const SEED: Seed = Seed([11; 32]);
