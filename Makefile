@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 FMT := $(CARGO) fmt --all -- --config group_imports=StdExternalCrate,imports_granularity=Crate
 
-.PHONY: help demo test check setup setup-libtorch setup-tests build fmt lint docs-check deny fuzz bench bench-chain bench-gateway bench-model bench-stream clean
+.PHONY: help demo test check setup setup-libtorch setup-tests build fmt lint docs-check deny fuzz bench bench-chain bench-evaluator bench-gateway bench-model bench-stream clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ bench-gateway: ## How fast downloads are beside nginx (nginx-light), and what me
 bench-model: setup-libtorch ## The forward pass against Python transformers; ARGS="--length 512,2048 --runs 3" for options
 	@scripts/setup-bench.sh
 	$(CARGO) bench --package model --bench forward -- $(ARGS)
+
+bench-evaluator: setup-libtorch ## Whole evaluations against bare forward passes; ARGS="--width small --submissions 10 --processes" for options
+	$(CARGO) bench --package svc-evaluator --bench pipeline -- $(ARGS)
 
 bench-stream: ## Verification of a submission while it arrives, against the hashes alone
 	$(CARGO) bench --package checkpoint --bench stream

@@ -1,51 +1,41 @@
-//! The measuring itself: blocking, with libtorch, on one device. Keeps the base model, the texts and
-//! the base model's losses from one job to the next.
+//! The measuring itself: blocking, with libtorch, on one device. Keeps the base model and its losses
+//! from one job to the next.
 
-use std::{collections::BTreeMap, fs::File, io, path::Path};
+use std::collections::BTreeMap;
 
-use checkpoint::{Limits, Refusal};
-use domain::{ExpertGroup, ModelHash};
-use model::{LanguageModel, LoadOptions, ModelError, Next};
-use sha2::{Digest as _, Sha256};
+use model::{LanguageModel, LoadOptions, ModelError, Next, Staged};
+use tokio::{sync::watch, time::Instant};
+use tracing::{error, info, info_span};
 
 use crate::{
-    Config,
     error::{Failure, OwnFailure},
-    fetch::Files,
-    job::{Batches, Job, Measured, Submission, Work},
-    metrics,
-    texts::{TextPaths, Texts},
+    fetch::ModelFiles,
+    job::{BaseId, Measured},
+    lease::LeaseWatch,
+    memory, metrics,
+    prepare::{Candidate, Experts, Prepared},
+    round_data::Drawn,
+    status::OnDevice,
 };
 
 /// Sets of losses of base models that are remembered.
 const REMEMBERED: usize = 8;
 
-/// What a bench is made of.
+/// How a model is loaded and checked.
 #[derive(Debug, Clone)]
 pub(crate) struct Setup {
-    options: LoadOptions,
-    texts: TextPaths,
-    held_out_batches: usize,
+    pub(crate) options: LoadOptions,
+    /// Bytes that the model may need; `None` for what there is.
+    pub(crate) memory_limit: Option<u64>,
 }
 
-impl From<&Config> for Setup {
-    fn from(config: &Config) -> Self {
-        Self {
-            options: LoadOptions {
-                device: config.device,
-                weights: config.weights,
-                autocast: None,
-                mscale_in_attention: config.mscale_in_attention,
-            },
-            texts: TextPaths {
-                tokenizer: config.tokenizer.clone(),
-                corpus: config.corpus.clone(),
-                held_out: config.held_out.clone(),
-                minimum_length: config.minimum_text_length,
-            },
-            held_out_batches: config.held_out_batches as usize,
-        }
-    }
+/// What is on the device, for those who prepare for it and those who ask.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    pub(crate) stager: Option<(BaseId, model::Stager)>,
+    pub(crate) on_device: OnDevice,
+    /// The model that could not be loaded last.
+    pub(crate) refused: Option<BaseId>,
 }
 
 /// One device and what is on it.
@@ -53,145 +43,215 @@ impl From<&Config> for Setup {
 pub(crate) struct Bench {
     setup: Setup,
     base: Option<Base>,
-    texts: Option<Texts>,
-    /// Losses of base models on the round's batches (`false`) and on the held-out ones (`true`).
-    remembered: BTreeMap<(BaseId, bool, Batches), Vec<f64>>,
+    /// Losses of base models by the digest of the batches.
+    remembered: BTreeMap<(BaseId, String), Vec<f64>>,
+    loaded: watch::Sender<Loaded>,
 }
-
-type BaseId = (ModelHash, ExpertGroup);
 
 #[derive(Debug)]
 struct Base {
     id: BaseId,
     model: LanguageModel,
+    /// Right after loading.
+    digest: String,
 }
 
 impl Bench {
-    pub(crate) fn new(setup: Setup) -> Self {
-        Self { setup, base: None, texts: None, remembered: BTreeMap::new() }
+    pub(crate) fn new(setup: Setup, loaded: watch::Sender<Loaded>) -> Self {
+        Self { setup, base: None, remembered: BTreeMap::new(), loaded }
     }
 
-    /// Hash of the model on the device.
-    pub(crate) fn base(&self) -> Option<ModelHash> {
-        self.base.as_ref().map(|base| base.id.0)
-    }
-
-    /// Does `job`. Asks `stop` before each batch.
+    /// Does the prepared job, as long as its lease says so, and checks that it has left no trace in
+    /// the base, however it ended.
     pub(crate) fn measure(
         &mut self,
-        job: &Job,
-        files: &Files,
-        stop: &dyn Fn() -> bool,
+        prepared: Prepared,
+        lease: &LeaseWatch,
     ) -> Result<Measured, Failure> {
-        self.load(job, files)?;
-        match &job.work {
-            Work::Baseline => {
-                let (baseline, digest) = self.base_losses(job.batches, false, stop)?;
-                let (held_out, _) = self.base_losses(job.batches, true, stop)?;
-                Ok(Measured { baseline, held_out, digest, ..Measured::default() })
-            }
-            Work::HeldOut => {
-                let (held_out, digest) = self.base_losses(job.batches, true, stop)?;
-                Ok(Measured { held_out, digest, ..Measured::default() })
-            }
-            Work::Score(submission) => {
-                let path = files.submission.as_deref().ok_or_else(|| {
-                    Failure::Own(OwnFailure::Stored("it was not fetched".to_owned()))
-                })?;
-                let (baseline, digest) = self.base_losses(job.batches, false, stop)?;
-                let losses = self.submission_losses(job, files, submission, path, stop)?;
-                Ok(Measured { baseline, submission: losses, digest, ..Measured::default() })
-            }
+        let outcome = self.run(prepared, lease);
+        if !outcome.as_ref().is_err_and(Failure::spoils_the_device) {
+            self.check_base()?;
         }
+        outcome
     }
 
-    /// Puts the job's model on the device, unless it is there.
-    fn load(&mut self, job: &Job, files: &Files) -> Result<(), Failure> {
-        let id = (job.model.hash, job.group);
-        if self.base.as_ref().is_some_and(|base| base.id == id) {
+    fn run(&mut self, prepared: Prepared, lease: &LeaseWatch) -> Result<Measured, Failure> {
+        let Prepared { job, model, batches, candidate } = prepared;
+        self.load(&model, job.batches.size, job.batches.length)?;
+        let Self { base: Some(base), remembered, .. } = self else { return Err(nothing_loaded()) };
+        let mut run = Run { base, remembered, lease };
+        let mut measured = Measured::default();
+        if let Some(drawn) = batches.main() {
+            measured.batches_digest.clone_from(&drawn.digest);
+            measured.sources_digest.clone_from(&drawn.sources_digest);
+        }
+        if let Some(round) = &batches.round {
+            measured.baseline = run.of_base(round)?;
+        }
+        if let Some(held_out) = &batches.held_out {
+            measured.held_out = run.of_base(held_out)?;
+        }
+        if let (Some(candidate), Some(round)) = (candidate, &batches.round) {
+            if let Some(own) = &batches.own {
+                measured.own_baseline = run.losses(own, false).map_err(of_base)?;
+            }
+            let outcome =
+                run.of_submission(candidate, round, batches.own.as_deref(), &mut measured);
+            run.base.model.restore();
+            outcome?;
+        }
+        Ok(measured)
+    }
+
+    /// Puts a model on the device, unless it is there.
+    fn load(&mut self, files: &ModelFiles, rows: usize, length: usize) -> Result<(), Failure> {
+        if self.base.as_ref().is_some_and(|base| base.id == files.id) {
             return Ok(());
         }
+        let _span = info_span!("load", model = %files.id.hash, group = files.id.group.0).entered();
         // Room for the new one first: a device rarely holds two.
-        self.base = None;
+        self.clear();
+        let began = Instant::now();
+        let memory = memory::plan(files, &self.setup, rows, length)?;
         let model = LanguageModel::from_slices(
             &files.manifest,
-            job.group,
+            files.id.group,
             &files.shared,
             &files.experts,
             self.setup.options,
-        )?;
+        )
+        .map_err(|error| {
+            self.loaded.send_modify(|loaded| loaded.refused = Some(files.id));
+            of_loading(error)
+        })?;
+        let digest = model.digest().map_err(of_base)?;
         metrics::model_loaded();
-        if self.texts.is_none() {
-            self.texts = Some(Texts::open(&self.setup.texts, model.config())?);
-        }
-        self.base = Some(Base { id, model });
+        metrics::step("load", began.elapsed());
+        info!(digest, took = ?began.elapsed(), "the base model is on the device");
+        self.loaded.send_replace(Loaded {
+            stager: Some((files.id, model.stager())),
+            on_device: OnDevice { base: Some(files.id.hash), digest: digest.clone(), memory },
+            refused: None,
+        });
+        self.base = Some(Base { id: files.id, model, digest });
         Ok(())
     }
 
-    /// The base model's losses and the digest of the batches.
-    fn base_losses(
-        &mut self,
-        by: Batches,
-        held_out: bool,
-        stop: &dyn Fn() -> bool,
-    ) -> Result<(Vec<f64>, String), Failure> {
-        let Self { base: Some(base), texts: Some(texts), remembered, setup } = self else {
-            return Err(nothing_loaded());
-        };
-        base.model.restore();
-        let drawn =
-            if held_out { texts.held_out(by, setup.held_out_batches)? } else { texts.round(by)? };
-        let digest = drawn.digest.clone();
-        let key = (base.id, held_out, drawn.by);
-        if let Some(losses) = remembered.get(&key) {
-            return Ok((losses.clone(), digest));
-        }
-        let losses = base.model.losses_until(&drawn.batches, &mut |_| next(stop))?;
-        if remembered.len() >= REMEMBERED {
-            remembered.clear();
-        }
-        remembered.insert(key, losses.clone());
-        Ok((losses, digest))
+    /// Takes everything off the device.
+    pub(crate) fn clear(&mut self) {
+        self.loaded.send_replace(Loaded::default());
+        self.base = None;
     }
 
-    /// Verifies the submission once more, whoever did before, and measures it.
-    fn submission_losses(
-        &mut self,
-        job: &Job,
-        files: &Files,
-        submission: &Submission,
-        path: &Path,
-        stop: &dyn Fn() -> bool,
-    ) -> Result<Vec<f64>, Failure> {
-        // Bytes that are not those that the gateway took are not the miner's.
-        check_stored(submission, path).map_err(|why| Failure::Own(OwnFailure::Stored(why)))?;
-        let layout = files
-            .manifest
-            .layout(job.group)
-            .ok_or_else(|| Failure::Own(OwnFailure::NoSlice(format!("group {}", job.group))))?;
-        let limits = Limits { max_file_bytes: submission.bytes, ..Limits::default() };
-        let verified = || -> Result<_, Refusal> {
-            let file = checkpoint::open(path, limits)?;
-            checkpoint::verify(&file, &layout, Some(&submission.hash))?;
-            Ok(file)
-        };
-        let file = verified().map_err(Failure::of_file)?;
-        let Self { base: Some(base), texts: Some(texts), .. } = self else {
-            return Err(nothing_loaded());
-        };
-        let drawn = texts.round(job.batches)?;
-        let mut run = || -> Result<Vec<f64>, ModelError> {
-            base.model.overlay(&file)?;
-            base.model.losses_until(&drawn.batches, &mut |_| next(stop))
-        };
-        let losses = run();
-        base.model.restore();
-        losses.map_err(Failure::of_submission)
+    /// Whether the base is bit for bit what was loaded.
+    fn check_base(&self) -> Result<(), Failure> {
+        let Some(base) = &self.base else { return Ok(()) };
+        let found = base.model.digest().map_err(of_base)?;
+        if found == base.digest {
+            return Ok(());
+        }
+        metrics::base_changed();
+        error!(
+            expected = base.digest,
+            found, "a run has changed the base model: its result is not told"
+        );
+        Err(Failure::Own(OwnFailure::BaseChanged { expected: base.digest.clone(), found }))
     }
 }
 
-fn next(stop: &dyn Fn() -> bool) -> Next {
-    if stop() { Next::Cancel } else { Next::Go }
+/// One job on the device.
+struct Run<'a> {
+    base: &'a mut Base,
+    remembered: &'a mut BTreeMap<(BaseId, String), Vec<f64>>,
+    lease: &'a LeaseWatch,
+}
+
+impl Run<'_> {
+    /// The base model's losses: measured once for every set of batches.
+    fn of_base(&mut self, drawn: &Drawn) -> Result<Vec<f64>, Failure> {
+        let key = (self.base.id, drawn.digest.clone());
+        if let Some(losses) = self.remembered.get(&key) {
+            return Ok(losses.clone());
+        }
+        self.base.model.restore();
+        let losses = self.losses(drawn, false).map_err(of_base)?;
+        if self.remembered.len() >= REMEMBERED {
+            self.remembered.clear();
+        }
+        self.remembered.insert(key, losses.clone());
+        Ok(losses)
+    }
+
+    fn of_submission(
+        &mut self,
+        candidate: Candidate,
+        round: &Drawn,
+        own: Option<&Drawn>,
+        measured: &mut Measured,
+    ) -> Result<(), Failure> {
+        let staged: Staged = match candidate.experts {
+            Experts::Staged(staged) => staged,
+            Experts::File(file) => {
+                self.base.model.stager().stage(&file).map_err(Failure::of_submission)?
+            }
+        };
+        self.base.model.overlay_staged(staged).map_err(Failure::of_submission)?;
+        measured.sketch = Some(candidate.sketch);
+        measured.submission = self.losses(round, true).map_err(of_submission)?;
+        let saved = round.batches.len().saturating_sub(measured.submission.len());
+        measured.out_of_reach = saved > 0;
+        if measured.out_of_reach {
+            metrics::stopped_early(saved);
+        } else if let Some(own) = own {
+            measured.own = self.losses(own, false).map_err(of_submission)?;
+        }
+        // A submission that was stopped has no own data measured: neither has its base.
+        if measured.own.is_empty() {
+            measured.own_baseline.clear();
+        }
+        Ok(())
+    }
+
+    /// Losses of what is overlaid, or of the base; `rivalled` when a hopeless one may be stopped.
+    fn losses(&self, drawn: &Drawn, rivalled: bool) -> Result<Vec<f64>, ModelError> {
+        let _span = info_span!("run", batches = drawn.batches.len()).entered();
+        let began = Instant::now();
+        let losses = self.base.model.losses_until(&drawn.batches, &mut |losses| {
+            if self.lease.interrupt().is_some() {
+                Next::Cancel
+            } else if rivalled && self.lease.is_out_of_reach(losses) {
+                Next::Enough
+            } else {
+                Next::Go
+            }
+        })?;
+        let run = drawn.batches.iter().take(losses.len());
+        let tokens: usize = run.map(|batch| batch.rows() * batch.length()).sum();
+        metrics::tokens(tokens as u64, began.elapsed());
+        Ok(losses)
+    }
+}
+
+/// An error of running the base: ours.
+fn of_base(error: ModelError) -> Failure {
+    if matches!(error, ModelError::Stopped) {
+        return Failure::Lost;
+    }
+    Failure::Own(OwnFailure::of_model(error))
+}
+
+fn of_submission(error: ModelError) -> Failure {
+    if matches!(error, ModelError::Stopped) {
+        return Failure::Lost;
+    }
+    Failure::of_submission(error)
+}
+
+fn of_loading(error: ModelError) -> Failure {
+    Failure::Own(match error.is_out_of_memory() {
+        true => OwnFailure::OutOfMemory(error),
+        false => OwnFailure::Load(error),
+    })
 }
 
 /// Never happens after [`Bench::load`].
@@ -199,16 +259,5 @@ fn nothing_loaded() -> Failure {
     Failure::Own(OwnFailure::NoSlice("model on the device".to_owned()))
 }
 
-/// Whether the stored file is the one that the scheduler means.
-fn check_stored(submission: &Submission, path: &Path) -> Result<(), String> {
-    let mut file = File::open(path).map_err(|error| error.to_string())?;
-    let mut hash = Sha256::new();
-    let bytes = io::copy(&mut file, &mut hash).map_err(|error| error.to_string())?;
-    if bytes != submission.bytes {
-        return Err(format!("{bytes} bytes instead of {}", submission.bytes));
-    }
-    if hash.finalize()[..] != submission.sha256 {
-        return Err("its SHA-256 is not the one that was stored".to_owned());
-    }
-    Ok(())
-}
+#[cfg(test)]
+mod tests;

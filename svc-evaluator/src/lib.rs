@@ -1,21 +1,30 @@
 //! The evaluator: holds the base model on one device, pulls jobs from the scheduler, verifies and
-//! scores submissions. It has no state but a cache: it can be killed at any moment, and its job goes
+//! scores submissions. It has no state but a cache: it can be killed at any moment, and its jobs go
 //! to another worker.
+//!
+//! A job goes through `scheduler` and `lease` (leased, kept alive), `prepare` (`fetch`, `round_data`,
+//! `verify`, staged) and `device` (`bench`: run) to `report`; `worker` is the pipeline of them.
 
 mod bench;
 mod config;
+mod device;
 mod error;
 mod fetch;
 mod grpc;
 mod job;
+mod lease;
+mod memory;
 mod metrics;
+mod prepare;
+mod report;
+mod round_data;
 mod scheduler;
 mod status;
-mod texts;
+mod verify;
 mod worker;
 
 use anyhow::{Context as _, ensure};
-pub use config::Config;
+pub use config::{Config, DataConfig};
 use kit::{Common, GrpcServer, Shutdown};
 use proto::{
     evaluator::v1::evaluator_service_server::{EvaluatorServiceServer, SERVICE_NAME},
@@ -28,8 +37,9 @@ use store::Artifacts;
 /// # Errors
 ///
 /// When the device is not there, the address is taken, the artifact store or the scheduler's URL is
-/// malformed. Not when the scheduler can't be reached: the evaluator is not ready then, and goes on
-/// asking.
+/// malformed; when the device or its memory failed on two jobs in a row, so that whoever supervises
+/// the process starts it again. Not when the scheduler can't be reached: the evaluator is not ready
+/// then, and goes on asking.
 pub async fn run(config: Config, common: Common, shutdown: Shutdown) -> anyhow::Result<()> {
     ensure!(config.device.is_available(), "there is no device `{}`", config.device);
     model::use_threads(config.threads);
@@ -48,16 +58,28 @@ pub async fn run(config: Config, common: Common, shutdown: Shutdown) -> anyhow::
     // Ready once the scheduler has answered.
     health.set(SERVICE_NAME, false);
 
+    let stop = shutdown.child();
+    let scheduler = scheduler::Scheduler::new(name, SchedulerServiceClient::new(channel));
     let worker = worker::Worker {
-        scheduler: scheduler::Scheduler::new(name, SchedulerServiceClient::new(channel)),
-        fetcher: fetch::Fetcher::new(artifacts),
-        setup: bench::Setup::from(&config),
-        bench: None,
+        preparer: prepare::Preparer {
+            fetcher: fetch::Fetcher::new(artifacts),
+            data: round_data::RoundData::new(config.data(&common.data_dir)),
+        },
+        setup: config.bench(),
+        reporter: report::Reporter::new(scheduler.clone(), progress, stop.clone()),
+        scheduler,
         idle: config.idle,
-        progress,
         ready: Box::new(move |ready| health.set(SERVICE_NAME, ready)),
     };
-    let pulling = shutdown.spawn(worker.run(shutdown.clone()));
+    let pulling = shutdown.spawn({
+        let (stop, server) = (stop.clone(), shutdown.clone());
+        async move {
+            let ended = Box::pin(worker.run(stop)).await;
+            // Without a worker there is nothing to serve.
+            server.cancel();
+            ended
+        }
+    });
     kit::serve(server, shutdown).await?;
-    pulling.await.context("join the worker")
+    Ok(pulling.await.context("join the worker")??)
 }

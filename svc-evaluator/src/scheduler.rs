@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use domain::Rival;
 use kit::Channel;
 use proto::{
     InvalidField,
@@ -103,16 +104,22 @@ impl Scheduler {
         }))
     }
 
-    /// Says that the worker still works on the job; waits for at most `limit`.
-    pub(crate) async fn renew(&self, claim: &Claim, limit: Duration) -> Result<(), CallError> {
+    /// Says that the worker still works on the job; waits for at most `limit`. Returns what the job's
+    /// submission must beat by now.
+    pub(crate) async fn renew(
+        &self,
+        claim: &Claim,
+        limit: Duration,
+    ) -> Result<Option<Rival>, CallError> {
         let request = RenewJobRequest {
             worker: self.worker.clone(),
             job_id: claim.job_id.clone(),
             fence: claim.fence,
         };
         let mut client = self.client.clone();
-        limited("RenewJob", limit, client.renew_job(request)).await?;
-        Ok(())
+        let renewed = limited("RenewJob", limit, client.renew_job(request)).await?;
+        // One that can't be read stops nothing.
+        Ok(renewed.rival.and_then(|rival| grpc::rival(rival).ok()))
     }
 
     /// Tells how the job ended, once.

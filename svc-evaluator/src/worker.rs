@@ -1,49 +1,43 @@
-//! The loop that owns the device: lease a job, do it while the lease is kept alive, tell the result.
+//! The pipeline. One loop leases jobs and prepares them, another one runs them on the device: while
+//! one job runs, the next is fetched, verified and staged. So a worker has two jobs at most.
 
-use std::{
-    fmt,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{fmt, time::Duration};
 
-use backon::{ExponentialBuilder, Retryable as _};
 use kit::Shutdown;
 use tokio::{
-    sync::watch,
-    task::JoinError,
+    sync::{mpsc, watch},
     time::{Instant, sleep},
 };
-use tracing::{Instrument as _, Span, info, info_span, warn};
+use tracing::{Instrument as _, info, info_span, warn};
 
 use crate::{
-    bench::{Bench, Setup},
+    bench::{Loaded, Setup},
+    device::Device,
     error::{Failure, OwnFailure},
-    fetch::{Fetcher, Files},
-    job::{Job, Measured, Work},
+    job::{Job, Measured},
+    lease::Lease,
     metrics,
-    scheduler::{CallError, Claim, Leased, Scheduler},
-    status::Status,
+    prepare::{Prepared, Preparer},
+    report::{Held, Reporter},
+    scheduler::{Leased, Scheduler},
 };
 
 /// The longest pause between two questions to a scheduler that can't be reached.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// What a result may take to be told once the evaluator is to stop.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// Everything that the loop owns.
+/// The process can't go on: whoever supervises it starts it again.
+#[derive(Debug, thiserror::Error)]
+#[error("the device or its memory failed on two jobs in a row; restart the evaluator")]
+pub(crate) struct Broken;
+
+/// What the pipeline is made of.
 pub(crate) struct Worker {
     pub(crate) scheduler: Scheduler,
-    pub(crate) fetcher: Fetcher,
+    pub(crate) preparer: Preparer,
     pub(crate) setup: Setup,
-    /// Away while a job runs.
-    pub(crate) bench: Option<Bench>,
+    pub(crate) reporter: Reporter,
     /// Pause when there is nothing to do.
     pub(crate) idle: Duration,
-    pub(crate) progress: watch::Sender<Status>,
     /// Told whether the scheduler answers.
     pub(crate) ready: Box<dyn Fn(bool) + Send + Sync>,
 }
@@ -54,21 +48,60 @@ impl fmt::Debug for Worker {
     }
 }
 
-/// Why a job was dropped before its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Interrupt {
-    LeaseLost,
-    Stopping,
+impl Worker {
+    /// Pulls and does jobs until `stop`.
+    pub(crate) async fn run(self, stop: Shutdown) -> Result<(), Broken> {
+        let Self { scheduler, preparer, setup, reporter, idle, ready } = self;
+        let device = Device::start(setup);
+        let (jobs, ready_jobs) = mpsc::channel(1);
+        let (freed, device_free) = mpsc::channel(1);
+        let puller = Puller {
+            scheduler,
+            preparer,
+            reporter: reporter.clone(),
+            idle,
+            ready,
+            stop: stop.clone(),
+            loaded: device.loaded(),
+            jobs,
+            device_free,
+            free_since: Some(Instant::now()),
+        };
+        let runner = Runner { device, reporter: reporter.clone(), jobs: ready_jobs, freed };
+        tokio::join!(puller.run(), runner.run());
+        if reporter.is_broken() { Err(Broken) } else { Ok(()) }
+    }
 }
 
-impl Worker {
-    /// Pulls and does jobs until `shutdown`.
-    pub(crate) async fn run(mut self, shutdown: Shutdown) {
+/// A job on its way to the device.
+#[derive(Debug)]
+struct Ready {
+    held: Held,
+    prepared: Prepared,
+}
+
+/// Leases and prepares.
+struct Puller {
+    scheduler: Scheduler,
+    preparer: Preparer,
+    reporter: Reporter,
+    idle: Duration,
+    ready: Box<dyn Fn(bool) + Send + Sync>,
+    stop: Shutdown,
+    loaded: watch::Receiver<Loaded>,
+    jobs: mpsc::Sender<Ready>,
+    device_free: mpsc::Receiver<Instant>,
+    /// Since when the device waits for a job; `None` while it has one.
+    free_since: Option<Instant>,
+}
+
+impl Puller {
+    async fn run(mut self) {
         let mut pause = self.idle;
         let mut unreachable = false;
         loop {
             let leased = tokio::select! {
-                () = shutdown.cancelled() => return,
+                () = self.stop.cancelled() => return,
                 leased = self.scheduler.lease() => leased,
             };
             (self.ready)(leased.is_ok());
@@ -79,7 +112,7 @@ impl Worker {
                         info!("the scheduler answers again");
                     }
                     if let Some(leased) = leased {
-                        self.take(leased, &shutdown).await;
+                        self.take(leased).await;
                         continue;
                     }
                 }
@@ -91,27 +124,17 @@ impl Worker {
                 }
             }
             tokio::select! {
-                () = shutdown.cancelled() => return,
+                () = self.stop.cancelled() => return,
                 () = sleep(pause) => {}
             }
         }
     }
 
-    /// Does one job and tells its end.
-    async fn take(&mut self, leased: Leased, shutdown: &Shutdown) {
-        let Leased { claim, job } = leased;
+    /// Prepares one job and hands it over.
+    async fn take(&mut self, Leased { claim, job }: Leased) {
         let job = match job {
             Ok(job) => job,
-            Err(invalid) => {
-                warn!(job = claim.job_id, error = %invalid, "malformed job");
-                let outcome = Err(Failure::Own(OwnFailure::Job(invalid.to_string())));
-                tell(&self.scheduler, &claim, &outcome, Duration::ZERO, LAST_WORDS, shutdown).await;
-                return;
-            }
-        };
-        let hotkey = match &job.work {
-            Work::Score(submission) => submission.hotkey.as_str(),
-            Work::Baseline | Work::HeldOut => "",
+            Err(invalid) => return self.reporter.refuse(&claim, invalid.to_string()).await,
         };
         let span = info_span!(
             "job",
@@ -119,203 +142,111 @@ impl Worker {
             kind = job.work.name(),
             round = job.round.0,
             attempt = job.attempt,
-            hotkey
+            hotkey = job.work.score().map_or("", |score| score.submission.hotkey.as_str())
         );
         kit::trace::attach(&span, &job.traceparent);
-        self.do_job(&claim, job, shutdown).instrument(span).await;
+        let rival = job.work.score().and_then(|score| score.rival.clone());
+        let (scheduler, lasts) = (self.scheduler.clone(), job.lease);
+        let held = Held {
+            kind: job.work.name(),
+            lease: Lease::keep(scheduler, claim.clone(), lasts, job.deadline, rival, &self.stop),
+            claim,
+            lasts,
+            since: Instant::now(),
+            span: span.clone(),
+        };
+        self.reporter.show(|status| status.staged = Some(job.id.clone()));
+        let prepared = self.prepare(job, &held).instrument(span.clone()).await;
+        self.reporter.show(|status| status.staged = None);
+        match prepared {
+            Ok(prepared) => self.hand_over(Ready { held, prepared }).await,
+            Err(failure) => self.reporter.finish(held, Err(failure)).instrument(span).await,
+        }
     }
 
-    async fn do_job(&mut self, claim: &Claim, job: Job, shutdown: &Shutdown) {
-        let (kind, lease, started) = (job.work.name(), job.lease, Instant::now());
+    /// Everything up to the moment in which the device is free for the job.
+    async fn prepare(&mut self, job: Job, held: &Held) -> Result<Prepared, Failure> {
+        let (base, lease) = (job.base(), &held.lease);
+        if self.loaded.borrow().refused == Some(base) {
+            self.preparer.fetcher.forget_model().await;
+        }
+        let mut prepared = self.preparer.prepare(job, lease).await?;
+        // Without its model on the device there is nothing to stage for: the device does it itself,
+        // unless the model comes before the device is free.
+        let is_there = |loaded: &Loaded| loaded.stager.as_ref().is_some_and(|(id, _)| *id == base);
+        let mut loaded = self.loaded.clone();
+        tokio::select! {
+            _ = loaded.wait_for(is_there) => {}
+            () = self.device_is_free() => {}
+            why = lease.interrupted() => return Err(why.into()),
+        }
+        let stager = loaded.borrow().stager.clone().filter(|(id, _)| *id == base);
+        if let Some((_, stager)) = stager {
+            prepared = self.preparer.stage(prepared, stager, lease).await?;
+        }
+        let waiting = Instant::now();
+        metrics::handed_over(self.free_since.is_none() && prepared.is_staged());
+        tokio::select! {
+            () = self.device_is_free() => {}
+            why = lease.interrupted() => return Err(why.into()),
+        }
+        metrics::step("wait", waiting.elapsed());
+        Ok(prepared)
+    }
+
+    /// Waits until the device has no job.
+    async fn device_is_free(&mut self) {
+        if self.free_since.is_none() {
+            self.free_since = match self.device_free.recv().await {
+                Some(since) => Some(since),
+                // The other loop has ended: so will this one.
+                None => std::future::pending().await,
+            };
+        }
+    }
+
+    async fn hand_over(&mut self, ready: Ready) {
+        if let Some(free) = self.free_since.take() {
+            metrics::device_waited(free.max(ready.held.since).elapsed());
+        }
+        if let Err(unsent) = self.jobs.send(ready).await {
+            let outcome = Err(Failure::Own(OwnFailure::Stopping));
+            self.reporter.finish(unsent.0.held, outcome).await;
+        }
+    }
+}
+
+/// Runs what is prepared.
+struct Runner {
+    device: Device,
+    reporter: Reporter,
+    jobs: mpsc::Receiver<Ready>,
+    freed: mpsc::Sender<Instant>,
+}
+
+impl Runner {
+    async fn run(mut self) {
+        while let Some(Ready { held, prepared }) = self.jobs.recv().await {
+            let span = held.span.clone();
+            self.run_one(held, prepared).instrument(span).await;
+            // The other loop may have ended.
+            let _ = self.freed.send(Instant::now()).await;
+        }
+        self.device.stop().await;
+    }
+
+    async fn run_one(&self, held: Held, prepared: Prepared) {
         metrics::busy(true);
-        self.progress.send_modify(|status| status.job = Some(job.id.clone()));
-
-        let outcome = self.measure(claim, job, shutdown).await;
-
-        let took = started.elapsed();
-        self.report(kind, &outcome, took);
-        tell(&self.scheduler, claim, &outcome, took, lease, shutdown).await;
+        let id = prepared.job.id.clone();
+        self.reporter.show(|status| status.job = Some(id));
+        let began = Instant::now();
+        let outcome: Result<Measured, Failure> =
+            self.device.run(prepared, held.lease.watch()).await;
+        metrics::step("run", began.elapsed());
+        let on_device = self.device.loaded().borrow().on_device.clone();
+        self.reporter.show(|status| status.on_device = on_device);
+        self.reporter.finish(held, outcome).await;
+        self.reporter.show(|status| status.job = None);
         metrics::busy(false);
-        let base = self.bench.as_ref().and_then(Bench::base);
-        let failed = matches!(outcome, Err(Failure::Own(_)));
-        self.progress.send_modify(|status| {
-            status.job = None;
-            status.base = base;
-            status.failed += u64::from(failed);
-            status.finished += u64::from(!failed && !matches!(outcome, Err(Failure::Stopped)));
-        });
-    }
-
-    /// Logs and counts how a job ended.
-    fn report(&self, kind: &'static str, outcome: &Result<Measured, Failure>, took: Duration) {
-        let word = match outcome {
-            Ok(measured) => {
-                let loss = model::mean_loss(match measured {
-                    Measured { submission, .. } if !submission.is_empty() => submission,
-                    Measured { baseline, .. } if !baseline.is_empty() => baseline,
-                    Measured { held_out, .. } => held_out,
-                });
-                info!(kind, loss, ?took, "measured");
-                "measured"
-            }
-            Err(Failure::Invalid { reason, detail }) => {
-                info!(kind, reason, detail, "the submission is invalid");
-                metrics::submission_invalid(reason);
-                "invalid"
-            }
-            Err(Failure::Own(failure)) => {
-                warn!(kind, error = %failure, "the job failed here");
-                "failed"
-            }
-            Err(Failure::Stopped) => {
-                warn!(kind, "the lease was lost, the job is dropped");
-                "lost"
-            }
-        };
-        metrics::job_finished(kind, word, took);
-    }
-
-    /// Fetches and measures while the lease is renewed; gives up when it is lost.
-    async fn measure(
-        &mut self,
-        claim: &Claim,
-        job: Job,
-        shutdown: &Shutdown,
-    ) -> Result<Measured, Failure> {
-        let lease = job.lease;
-        let mut interrupt = pin!(async {
-            tokio::select! {
-                () = keep_alive(&self.scheduler, claim, lease) => Interrupt::LeaseLost,
-                () = shutdown.cancelled() => Interrupt::Stopping,
-            }
-        });
-        let files = tokio::select! {
-            files = self.fetcher.fetch(&job).instrument(info_span!("fetch")) => files?,
-            why = &mut interrupt => return Err(why.into()),
-        };
-
-        let stop = Arc::new(AtomicBool::new(false));
-        let bench = self.bench.take().unwrap_or_else(|| Bench::new(self.setup.clone()));
-        let span = info_span!("measure");
-        let mut blocking = tokio::task::spawn_blocking({
-            let stop = Arc::clone(&stop);
-            move || run_blocking(bench, &job, &files, &stop, &span)
-        });
-        let (joined, interrupted) = tokio::select! {
-            joined = &mut blocking => (joined, None),
-            why = &mut interrupt => {
-                // It ends after the batch that it is at; the device is not free before.
-                stop.store(true, Ordering::Relaxed);
-                (blocking.await, Some(why))
-            }
-        };
-        let outcome = match joined {
-            Ok((bench, outcome)) => {
-                self.bench = Some(bench);
-                outcome
-            }
-            // What it left on the device is unknown: the next job begins anew.
-            Err(error) => Err(Failure::Own(OwnFailure::Panicked(panic_text(error)))),
-        };
-        match interrupted {
-            Some(why) if !matches!(outcome, Err(Failure::Own(_))) => Err(why.into()),
-            Some(_) | None => outcome,
-        }
-    }
-}
-
-impl From<Interrupt> for Failure {
-    fn from(interrupt: Interrupt) -> Self {
-        match interrupt {
-            Interrupt::LeaseLost => Self::Stopped,
-            Interrupt::Stopping => Self::Own(OwnFailure::Stopping),
-        }
-    }
-}
-
-/// Tells the scheduler how the job ended, again and again for as long as it could still be this
-/// worker's.
-async fn tell(
-    scheduler: &Scheduler,
-    claim: &Claim,
-    outcome: &Result<Measured, Failure>,
-    took: Duration,
-    lease: Duration,
-    shutdown: &Shutdown,
-) {
-    let retries = ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(Duration::from_secs(2))
-        .with_total_delay(Some(lease))
-        .without_max_times();
-    let finish = || scheduler.finish(claim, outcome, took);
-    let telling = finish.retry(retries).when(|error| matches!(error, CallError::Unavailable(_)));
-    let last_words = async {
-        shutdown.cancelled().await;
-        sleep(LAST_WORDS).await;
-    };
-    tokio::select! {
-        told = telling => if let Err(error) = told {
-            warn!(job = claim.job_id, %error, "the result was not taken");
-        },
-        () = last_words => warn!(job = claim.job_id, "stopping, the result is not told"),
-    }
-}
-
-/// Renews the lease at a third of its time; returns once it is lost, or has not been renewed for as
-/// long as it lasts.
-async fn keep_alive(scheduler: &Scheduler, claim: &Claim, lease: Duration) {
-    let third = lease / 3;
-    let mut renewed = Instant::now();
-    loop {
-        sleep(third).await;
-        match scheduler.renew(claim, third).await {
-            Ok(()) => renewed = Instant::now(),
-            Err(CallError::LeaseLost(_)) => return,
-            Err(CallError::Unavailable(_) | CallError::Refused(_))
-                if renewed.elapsed() >= lease =>
-            {
-                return;
-            }
-            Err(CallError::Unavailable(_) | CallError::Refused(_)) => {}
-        }
-    }
-}
-
-fn run_blocking(
-    mut bench: Bench,
-    job: &Job,
-    files: &Files,
-    stop: &AtomicBool,
-    span: &Span,
-) -> (Bench, Result<Measured, Failure>) {
-    let _entered = span.enter();
-    let outcome = bench.measure(job, files, &|| stop.load(Ordering::Relaxed));
-    (bench, outcome)
-}
-
-fn panic_text(error: JoinError) -> String {
-    match error.try_into_panic() {
-        Ok(panic) => panic
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-            .unwrap_or_else(|| "no message".to_owned()),
-        Err(error) => error.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_panic_of_the_blocking_part_is_told_by_its_message() {
-        for text in ["a plain message", "another"] {
-            let panicking = tokio::task::spawn_blocking(move || {
-                assert!(text.is_empty(), "{text}");
-            });
-            assert_eq!(panic_text(panicking.await.unwrap_err()), text);
-        }
     }
 }

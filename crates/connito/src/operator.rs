@@ -184,7 +184,10 @@ pub(crate) fn doctor(config: Option<&Path>) -> anyhow::Result<()> {
                     .push(format!("no hotkey at {}: set `chain.wallet_path`", wallet.display()));
             }
             let evaluator = &config.evaluator;
-            for path in [&evaluator.tokenizer, &evaluator.corpus, &evaluator.held_out] {
+            let data = &evaluator.data;
+            let texts = data.group_config.as_ref().unwrap_or(&evaluator.corpus);
+            let held_out = data.held_out_config.as_ref().unwrap_or(&evaluator.held_out);
+            for path in [&evaluator.tokenizer, texts, held_out] {
                 if !path.exists() {
                     problems.push(format!("{} is missing", path.display()));
                 }

@@ -21,6 +21,15 @@ use object_store::{
 pub use self::read::Artifact;
 use self::{local::Local, read::Signing, remote::Remote};
 
+/// A file on this disk with the content of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// Where it is: the store's own file, or a cached copy.
+    pub path: PathBuf,
+    /// Bytes that were copied for it; 0 when it was here already.
+    pub copied: u64,
+}
+
 /// A store of files by key. Cheap to clone.
 ///
 /// A key is a path of segments of ASCII letters, digits and `-_.=+@`, none of which begins with a
@@ -147,10 +156,34 @@ impl Artifacts {
     ///
     /// [`ArtifactError::NotFound`], [`ArtifactError::Key`], and what the engine fails with.
     pub async fn local_file(&self, key: &str) -> Result<PathBuf, ArtifactError> {
+        Ok(self.fetch(key).await?.path)
+    }
+
+    /// As [`Self::local_file`], and says what it cost. A download that breaks goes on where it
+    /// ended, several times.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::local_file`].
+    pub async fn fetch(&self, key: &str) -> Result<Fetched, ArtifactError> {
         let key = key::checked(key)?;
         match &*self.0 {
-            Place::Local(local) => local.file(&key).await,
+            Place::Local(local) => Ok(Fetched { path: local.file(&key).await?, copied: 0 }),
             Place::Remote(remote) => remote.file(&key).await,
+        }
+    }
+
+    /// Removes the cached copy of `key`, never the artifact itself, and returns whether there was
+    /// one. Whoever has it open or mapped keeps it.
+    ///
+    /// # Errors
+    ///
+    /// [`ArtifactError::Key`], and [`ArtifactError::File`] when it can't be removed.
+    pub async fn drop_copy(&self, key: &str) -> Result<bool, ArtifactError> {
+        let key = key::checked(key)?;
+        match &*self.0 {
+            Place::Local(_) => Ok(false),
+            Place::Remote(remote) => remote.drop_copy(&key).await,
         }
     }
 

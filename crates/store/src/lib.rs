@@ -11,7 +11,7 @@ mod kv;
 mod memory;
 mod redis;
 
-pub use artifacts::{Artifact, ArtifactError, Artifacts};
+pub use artifacts::{Artifact, ArtifactError, Artifacts, Fetched};
 pub use backend::{Lease, Write};
 pub use error::StoreError;
 pub use kv::Store;

@@ -1,12 +1,19 @@
 //! A model, texts and submissions as they lie in an artifact store, and the evaluator's
 //! configuration for them.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use checkpoint::{
     Format, HubModel, Limits, Manifest, MemoryTensors, Publication, SliceId, TensorSource as _,
 };
-use data::{Batch, Corpus, TokenizedCorpus, Tokenizer, held_out_seed};
+use data::{
+    Corpus, Draw, Drawer, Drawn, Place, Settings, Source, Sources, TokenizedCorpus, Tokenizer,
+    Weight,
+};
 use domain::{ExpertGroup, GlobalVersion, Hotkey, Seed};
 use kit::Common;
 use model::{
@@ -24,13 +31,31 @@ const SIZE: usize = 2;
 const LENGTH: usize = 32;
 const HELD_OUT: usize = 2;
 
+/// Whose every submission is.
+pub(crate) fn miner() -> Hotkey {
+    Hotkey::from_public_key([7; 32])
+}
+
 pub(crate) struct Fixture {
     dir: tempfile::TempDir,
     artifacts: Artifacts,
     manifest: Manifest,
     model: PathBuf,
-    texts: TokenizedCorpus,
-    held_out: TokenizedCorpus,
+    train: TokenizedCorpus,
+    texts: Drawer,
+    held_out: Drawer,
+}
+
+/// A drawer as the evaluator makes it of a folder, without its cache.
+async fn drawer(folder: PathBuf, tokenizer: Tokenizer, cache: &Path) -> Drawer {
+    let source = Source {
+        place: Place::Folder(folder),
+        files: None,
+        text_field: "text".to_owned(),
+        weight: Weight::ONE,
+    };
+    let sources = Sources::open(&[source], &Settings::new(cache.to_owned())).await.unwrap();
+    Drawer::new(sources, tokenizer, 1)
 }
 
 impl Fixture {
@@ -66,12 +91,39 @@ impl Fixture {
             artifacts.put_file(&key, &entry.path()).await.unwrap();
         }
         let tokenizer = Tokenizer::open(&hub.join("tokenizer.json")).unwrap();
-        let open = |folder: &str| {
-            let corpus = Corpus::open(&dir.path().join(folder), 16).unwrap();
-            TokenizedCorpus::new(&corpus, &tokenizer, 1).unwrap()
-        };
-        let (texts, held_out) = (open("train"), open("held_out"));
-        Self { dir, artifacts, manifest, model, texts, held_out }
+        let corpus = Corpus::open(&dir.path().join("train"), 16).unwrap();
+        let train = TokenizedCorpus::new(&corpus, &tokenizer, 1).unwrap();
+        let cache = dir.path().join("expected");
+        let texts = drawer(dir.path().join("train"), tokenizer.clone(), &cache).await;
+        let held_out = drawer(dir.path().join("held_out"), tokenizer, &cache).await;
+        Self { dir, artifacts, manifest, model, train, texts, held_out }
+    }
+
+    /// Where a stored artifact lies.
+    pub(crate) fn stored(&self, key: &str) -> PathBuf {
+        self.dir.path().join("artifacts").join(key)
+    }
+
+    /// The evaluator's environment, for a process.
+    pub(crate) fn environment(
+        &self,
+        worker: &str,
+        grpc_addr: SocketAddr,
+        scheduler_url: &str,
+    ) -> Vec<(&'static str, String)> {
+        let at = |name: &str| self.dir.path().join(name).display().to_string();
+        vec![
+            ("CONNITO_EVALUATOR_GRPC_ADDR", grpc_addr.to_string()),
+            ("CONNITO_EVALUATOR_WORKER", worker.to_owned()),
+            ("CONNITO_EVALUATOR_TOKENIZER", at("hub/tokenizer.json")),
+            ("CONNITO_EVALUATOR_CORPUS", at("train")),
+            ("CONNITO_EVALUATOR_HELD_OUT", at("held_out")),
+            ("CONNITO_EVALUATOR_HELD_OUT_BATCHES", HELD_OUT.to_string()),
+            ("CONNITO_EVALUATOR_IDLE", "10ms".to_owned()),
+            ("CONNITO_ARTIFACTS_URL", format!("file:{}", at("artifacts"))),
+            ("CONNITO_DATA_DIR", at("data")),
+            ("CONNITO_SCHEDULER_URL", scheduler_url.to_owned()),
+        ]
     }
 
     pub(crate) fn config(&self, grpc_addr: SocketAddr) -> Config {
@@ -109,27 +161,46 @@ impl Fixture {
         self.manifest.model_hash.to_hex()
     }
 
-    pub(crate) fn round_batches(&self, seed: u8, count: usize) -> Vec<Batch> {
-        self.texts.draw(&Seed([seed; 32]), count, SIZE, LENGTH).unwrap()
+    fn by(seed: u8, count: usize) -> Draw {
+        Draw::new(Seed([seed; 32]), count, SIZE, LENGTH)
     }
 
-    pub(crate) fn held_out_batches(&self) -> Vec<Batch> {
-        self.held_out.draw(&held_out_seed(), HELD_OUT, SIZE, LENGTH).unwrap()
+    pub(crate) async fn round_batches(&self, seed: u8, count: usize) -> Arc<Drawn> {
+        self.texts.draw(&Self::by(seed, count)).await.unwrap()
+    }
+
+    pub(crate) async fn held_out_batches(&self) -> Arc<Drawn> {
+        self.held_out.draw(&Self::by(0, 1).held_out(HELD_OUT)).await.unwrap()
+    }
+
+    /// A miner's own data.
+    pub(crate) async fn own_batches(&self, hotkey: &Hotkey, count: usize) -> Arc<Drawn> {
+        self.texts.draw(&Self::by(0, 1).own(hotkey, GlobalVersion(7), count)).await.unwrap()
+    }
+
+    /// The sketch of a submission.
+    pub(crate) fn sketch(&self, submission: &MemoryTensors) -> domain::Sketch {
+        checkpoint::sketch(submission, &self.base(), &Seed([4; 32])).unwrap()
+    }
+
+    /// The experts of the base.
+    fn base(&self) -> checkpoint::Checkpoint {
+        let slice = self.manifest.slice(SliceId::Group(GROUP)).unwrap();
+        let path = self.model.join(&slice.files[&Format::Safetensors].name);
+        checkpoint::open(&path, Limits::trusted()).unwrap()
     }
 
     /// The experts after a little training.
     pub(crate) fn trained(&self) -> MemoryTensors {
         let mut trainer = Trainer::new(self.load()).unwrap();
         let options = TrainOptions { steps: 6, ..TrainOptions::default() };
-        trainer.train(&self.texts, &Seed([5; 32]), &options, || false).unwrap();
+        trainer.train(&self.train, &Seed([5; 32]), &options, || false).unwrap();
         trainer.experts().unwrap()
     }
 
     /// The experts of the base, changed by `change`.
     pub(crate) fn altered(&self, change: impl Fn(&str, &mut Vec<f32>)) -> MemoryTensors {
-        let slice = self.manifest.slice(SliceId::Group(GROUP)).unwrap();
-        let path = self.model.join(&slice.files[&Format::Safetensors].name);
-        let base = checkpoint::open(&path, Limits::trusted()).unwrap();
+        let base = self.base();
         let mut altered = MemoryTensors::default();
         for (name, spec) in base.specs() {
             let mut values = base.to_f32(name).unwrap();
@@ -151,7 +222,7 @@ impl Fixture {
         self.artifacts.put_file(&key, &path).await.unwrap();
         assert_eq!(file.sha256, hex::encode(Sha256::digest(std::fs::read(&path).unwrap())));
         common::Submission {
-            hotkey: Hotkey::from_public_key([7; 32]).as_str().to_owned(),
+            hotkey: miner().as_str().to_owned(),
             key,
             model_hash: checkpoint::model_hash(tensors).unwrap().to_hex(),
             sha256: file.sha256,

@@ -2,17 +2,20 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod faults;
 mod fixture;
+mod pipeline;
 mod process;
 mod scheduler;
 
-use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::atomic::Ordering, time::Duration};
 
-use data::digest;
 use fixture::Fixture;
 use kit::Shutdown;
 use proto::{
-    evaluator::v1::{GetStatusRequest, evaluator_service_client::EvaluatorServiceClient},
+    evaluator::v1::{
+        GetStatusRequest, GetStatusResponse, evaluator_service_client::EvaluatorServiceClient,
+    },
     scheduler::v1::{self as wire, JobKind, Measured, finish_job_request::Result as Outcome},
 };
 use scheduler::{FakeScheduler, Results};
@@ -39,11 +42,21 @@ impl World {
     }
 
     async fn with(scheduler: FakeScheduler, results: Results, url: String) -> Self {
+        Self::with_config(scheduler, results, url, |_| {}).await
+    }
+
+    async fn with_config(
+        scheduler: FakeScheduler,
+        results: Results,
+        url: String,
+        change: impl FnOnce(&mut svc_evaluator::Config),
+    ) -> Self {
         let fixture = Fixture::new().await;
         let shutdown = Shutdown::default();
         let evaluator = testkit::unused_addr().unwrap();
-        let run =
-            svc_evaluator::run(fixture.config(evaluator), fixture.common(url), shutdown.clone());
+        let mut config = fixture.config(evaluator);
+        change(&mut config);
+        let run = svc_evaluator::run(config, fixture.common(url), shutdown.clone());
         let running = Shutdown::default().spawn(run);
         testkit::connects(evaluator, Duration::from_secs(10)).await.unwrap();
         Self { fixture, scheduler, results, evaluator, shutdown, running }
@@ -54,6 +67,36 @@ impl World {
             (id, Outcome::Measured(measured)) if id == job => measured,
             other => panic!("{other:?}"),
         }
+    }
+
+    async fn failed(&mut self, job: &str) -> wire::WorkerFailure {
+        match self.results.next().await {
+            (id, Outcome::Failure(failure)) if id == job => failure,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn invalid(&mut self, job: &str) -> wire::Invalid {
+        match self.results.next().await {
+            (id, Outcome::Invalid(invalid)) if id == job => invalid,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits until the evaluator's status is as `wanted` says.
+    async fn status(&self, wanted: impl Fn(&GetStatusResponse) -> bool) -> GetStatusResponse {
+        let url = format!("http://{}", self.evaluator);
+        let mut client = EvaluatorServiceClient::connect(url).await.unwrap();
+        let asking = async {
+            loop {
+                let status = client.get_status(GetStatusRequest {}).await.unwrap().into_inner();
+                if wanted(&status) {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), asking).await.expect("a status in time")
     }
 
     async fn serving(&self) -> i32 {
@@ -81,38 +124,38 @@ async fn an_honest_submission_is_measured_on_the_same_batches_as_the_base() {
     world.scheduler.enqueue(fixture.score("copy", copy));
     world.scheduler.enqueue(fixture.job("held-out", JobKind::HeldOut));
 
-    let (round, held_out) = (fixture.round_batches(4, 3), fixture.held_out_batches());
-    let mut model = fixture.load();
-    let base_losses = model.losses(&round).unwrap();
-    let held_out_losses = model.losses(&held_out).unwrap();
+    let (round, held_out) = (fixture.round_batches(4, 3).await, fixture.held_out_batches().await);
+    let (mut model, sketch) = (fixture.load(), fixture.sketch(&trained));
+    let digest = model.digest().unwrap();
+    let base_losses = model.losses(&round.batches).unwrap();
+    let held_out_losses = model.losses(&held_out.batches).unwrap();
     model.overlay(&trained).unwrap();
-    let losses = model.losses(&round).unwrap();
+    let losses = model.losses(&round.batches).unwrap();
     assert!(model::mean_loss(&losses) < model::mean_loss(&base_losses), "training helps");
 
     let baseline = world.measured("baseline").await;
     assert_eq!(baseline.baseline_losses, base_losses);
     assert_eq!(baseline.held_out_losses, held_out_losses);
-    assert_eq!(baseline.batches_digest, digest(&round));
-    assert!(baseline.losses.is_empty());
+    assert_eq!(baseline.batches_digest, round.digest);
+    assert_eq!(baseline.sources_digest, round.sources_digest);
+    assert!(baseline.losses.is_empty() && baseline.sketch.is_empty());
     for job in ["score", "copy"] {
         let score = world.measured(job).await;
         assert_eq!((&score.baseline_losses, &score.losses), (&base_losses, &losses), "{job}");
-        assert_eq!(score.batches_digest, digest(&round));
+        assert_eq!(score.batches_digest, round.digest);
+        assert_eq!(domain::Sketch::from_bytes(&score.sketch).unwrap(), sketch, "{job}");
+        assert!(!score.out_of_reach && score.own_losses.is_empty());
     }
     let after = world.measured("held-out").await;
     assert_eq!(after.held_out_losses, held_out_losses, "nothing of the submission is left");
 
-    let mut client =
-        EvaluatorServiceClient::connect(format!("http://{}", world.evaluator)).await.unwrap();
-    let status = loop {
-        let status = client.get_status(GetStatusRequest {}).await.unwrap().into_inner();
-        if status.finished == 4 {
-            break status;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    };
+    let status = world.status(|status| status.finished == 4).await;
     assert_eq!((status.worker.as_str(), status.device.as_str()), ("under-test", "cpu"));
     assert_eq!((status.base_hash, status.failed), (world.fixture.base_hash(), 0));
+    let parts: Vec<_> = status.memory.iter().map(|memory| memory.part.as_str()).collect();
+    assert!(parts.contains(&"experts of the base"), "{parts:?}");
+    assert!(status.memory.iter().all(|memory| memory.bytes > 0 && memory.place == "host"));
+    assert_eq!((status.base_digest, status.batches_digest), (digest, held_out.digest.clone()));
     world.stop().await;
 }
 
@@ -144,19 +187,21 @@ async fn what_is_wrong_with_a_submission_is_the_miners_fault_by_its_reason() {
         (fixture.submit("shared.safetensors", &shared).await, "shared_weights"),
         (wrong_hash, "hash_mismatch"),
     ];
-    let reasons: Vec<_> = cases.iter().map(|(_, reason)| *reason).collect();
+    let mut reasons: BTreeMap<String, &str> = BTreeMap::new();
     for (submission, reason) in cases {
-        world.scheduler.enqueue(fixture.score(reason, submission));
+        let id = submission.key.clone();
+        world.scheduler.enqueue(fixture.score(&id, submission));
+        reasons.insert(id, reason);
     }
     let honest = fixture.submit("unchanged.pt", &base).await;
-    world.scheduler.enqueue(fixture.score("unchanged", honest));
-
-    for reason in reasons {
+    // Some are told before the one that was on the device.
+    for _ in 0..reasons.len() {
         match world.results.next().await {
-            (_, Outcome::Invalid(invalid)) => assert_eq!(invalid.reason, reason),
-            other => panic!("{reason}: {other:?}"),
+            (id, Outcome::Invalid(invalid)) => assert_eq!(invalid.reason, reasons[&id], "{id}"),
+            other => panic!("{other:?}"),
         }
     }
+    world.scheduler.enqueue(world.fixture.score("unchanged", honest));
     let unchanged = world.measured("unchanged").await;
     assert_eq!(unchanged.losses, unchanged.baseline_losses, "the base is what it was");
     world.stop().await;
@@ -210,21 +255,21 @@ async fn what_the_store_or_the_scheduler_got_wrong_is_not_the_miners_fault() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_lease_stops_the_job_and_nothing_is_told_of_it() {
     let mut world = World::start().await;
-    let long = wire::Job { lease_ms: 90, ..world.fixture.long("lost") };
+    let long = wire::Job { lease_ms: 600, ..world.fixture.long("lost") };
     world.scheduler.enqueue(long);
     // Kept alive at first, and then given to another worker.
     world.scheduler.renewed(3).await;
     world.scheduler.leases_are_lost.store(true, Ordering::SeqCst);
     world.scheduler.enqueue(world.fixture.job("next", JobKind::HeldOut));
     let next = world.measured("next").await;
-    assert_eq!(next.held_out_losses.len(), world.fixture.held_out_batches().len());
+    assert_eq!(next.held_out_losses.len(), world.fixture.held_out_batches().await.batches.len());
     world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_in_the_middle_of_a_job_gives_it_back() {
     let mut world = World::start().await;
-    let long = wire::Job { lease_ms: 90, ..world.fixture.long("long") };
+    let long = wire::Job { lease_ms: 600, ..world.fixture.long("long") };
     world.scheduler.enqueue(long);
     world.scheduler.renewed(1).await;
     world.shutdown.cancel();
@@ -249,7 +294,7 @@ async fn an_unreachable_scheduler_makes_it_not_ready_until_it_is_there_and_resul
     world.scheduler.enqueue(world.fixture.job("held-out", JobKind::HeldOut));
     world.scheduler.serve(addr, &Shutdown::default()).await;
     let held_out = world.measured("held-out").await;
-    assert_eq!(held_out.batches_digest, digest(&world.fixture.held_out_batches()));
+    assert_eq!(held_out.batches_digest, world.fixture.held_out_batches().await.digest);
     assert_eq!(world.serving().await, serving);
     world.stop().await;
 }

@@ -4,26 +4,32 @@ use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::{
-    Error, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, buffered::BufWriter,
-    path::Path as Key,
+    Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions,
+    buffered::BufWriter, path::Path as Key,
 };
 use tokio::{
     fs::{self, File},
     io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::sleep,
 };
 use uuid::Uuid;
 
-use super::{ArtifactError, local, read::Signing};
+use super::{ArtifactError, Fetched, local, read::Signing};
 
 const STAGING: &str = ".staging";
 /// Smallest part of an upload; S3 takes at most 10 000 parts.
 const PART: u64 = 16 << 20;
 const MOST_PARTS: u64 = 9_000;
+/// Tries in a row of a download that bring not a byte.
+const VAIN_TRIES: u32 = 5;
+/// Pause after the first of them; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(super) struct Remote {
@@ -144,7 +150,7 @@ impl Remote {
     }
 
     /// Returns the copy of `key` on this disk, made if there is none.
-    pub(super) async fn file(&self, key: &Key) -> Result<PathBuf, ArtifactError> {
+    pub(super) async fn file(&self, key: &Key) -> Result<Fetched, ArtifactError> {
         let lock = self.lock(key);
         let _copying = lock.lock().await;
 
@@ -154,15 +160,22 @@ impl Remote {
             .ok_or_else(|| ArtifactError::NotFound { key: key.to_string() })?;
         let path = self.cache.join(key.as_ref());
         if fs::metadata(&path).await.is_ok_and(|found| found.is_file() && found.len() == len) {
-            return Ok(path);
+            return Ok(Fetched { path, copied: 0 });
         }
 
-        let staged = self.cache.join(STAGING).join(Uuid::new_v4().to_string());
-        let copied = self.copy(key, len, &staged, &path).await;
-        if copied.is_err() {
-            let _ = fs::remove_file(&staged).await;
+        let staged = Staged(self.cache.join(STAGING).join(Uuid::new_v4().to_string()));
+        self.copy(key, len, &staged.0, &path).await?;
+        Ok(Fetched { path, copied: len })
+    }
+
+    /// Removes the copy of `key`, and returns whether there was one.
+    pub(super) async fn drop_copy(&self, key: &Key) -> Result<bool, ArtifactError> {
+        let path = self.cache.join(key.as_ref());
+        match fs::remove_file(&path).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(ArtifactError::file("remove", &path, &error)),
         }
-        copied.map(|()| path)
     }
 
     async fn copy(
@@ -173,27 +186,63 @@ impl Remote {
         path: &Path,
     ) -> Result<(), ArtifactError> {
         let failed = |error| ArtifactError::file("write", staged, &error);
-        let engine = |error| ArtifactError::engine(key, error);
         // The lock tells a sweep that somebody is still writing.
         let file = std::fs::File::create_new(staged).map_err(failed)?;
         file.lock().map_err(failed)?;
         let mut file = File::from_std(file);
-        let mut chunks = self.objects.get(key).await.map_err(engine)?.into_stream();
-        let mut written = 0;
-        while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.map_err(engine)?;
-            written += chunk.len() as u64;
-            file.write_all(&chunk).await.map_err(failed)?;
-        }
-        if written != len {
-            let reason = format!("{written} bytes came instead of {len}");
-            return Err(ArtifactError::Engine { key: key.to_string(), reason });
+        let (mut written, mut vain) = (0, 0);
+        loop {
+            let before = written;
+            let broken = match self.append(key, &mut file, staged, &mut written).await {
+                Ok(()) if written == len => break,
+                Ok(()) => {
+                    let reason = format!("{written} bytes came instead of {len}");
+                    ArtifactError::Engine { key: key.to_string(), reason }
+                }
+                Err(error) => error,
+            };
+            vain = if written > before { 0 } else { vain + 1 };
+            let again = matches!(broken, ArtifactError::Engine { .. })
+                && written < len
+                && vain < VAIN_TRIES;
+            if !again {
+                return Err(broken);
+            }
+            sleep(FIRST_PAUSE * 2u32.pow(vain.saturating_sub(1))).await;
         }
         file.sync_all().await.map_err(failed)?;
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).await.map_err(failed)?;
         }
         fs::rename(staged, path).await.map_err(failed)
+    }
+
+    /// Appends what `file` does not have yet of `key`: content never changes, so a download that
+    /// broke goes on where it ended.
+    async fn append(
+        &self,
+        key: &Key,
+        file: &mut File,
+        staged: &Path,
+        written: &mut u64,
+    ) -> Result<(), ArtifactError> {
+        let failed = |error| ArtifactError::file("write", staged, &error);
+        let engine = |error| ArtifactError::engine(key, error);
+        let range = (*written > 0).then_some(GetRange::Offset(*written));
+        let options = GetOptions { range, ..GetOptions::default() };
+        let found = self.objects.get_opts(key, options).await.map_err(engine)?;
+        if found.range.start != *written {
+            let reason = format!("it begins at {} instead of {written}", found.range.start);
+            return Err(ArtifactError::Engine { key: key.to_string(), reason });
+        }
+        let mut chunks = found.into_stream();
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(engine)?;
+            file.write_all(&chunk).await.map_err(failed)?;
+            *written += chunk.len() as u64;
+        }
+        // What is still in the handle's buffer belongs to `written`.
+        file.flush().await.map_err(failed)
     }
 
     fn lock(&self, key: &Key) -> Arc<tokio::sync::Mutex<()>> {
@@ -215,6 +264,16 @@ impl Remote {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(ArtifactError::file("remove", &folder, &error)),
         }
+    }
+}
+
+/// A file that nobody sees yet. Removed when dropped, also when the caller gives up waiting.
+struct Staged(PathBuf);
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // It has its name already, or what can't be removed now is swept later.
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 
@@ -251,3 +310,6 @@ pub(super) async fn delete(
 fn named(prefix: Option<&Key>) -> String {
     prefix.map(ToString::to_string).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;
