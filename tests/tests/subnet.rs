@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::path::Path;
+
 use connito::demo::{Args, Report, run};
-use kit::Shutdown;
+use kit::{Common, Shutdown};
 
 /// Everything that must hold after three cycles is looked at in one run: a subnet takes two minutes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -12,7 +14,13 @@ async fn three_cycles_make_the_model_better_and_pay_only_the_honest_miner() {
     let args = Args { json: Some(folder.path().join("report.json")), ..Args::default() };
     let work = folder.path().join("work");
     std::fs::create_dir(&work).unwrap();
-    let report = run(&args, &work, Shutdown::default()).await.unwrap();
+    let log = folder.path().join("demo.log");
+    let common = Common { log_file: Some(log.clone()), ..Common::default() };
+    kit::telemetry::install("connito", &common).unwrap();
+    let report = match run(&args, &work, Shutdown::default()).await {
+        Ok(report) => report,
+        Err(error) => panic!("{error:#}\n{}", troubles(&log)),
+    };
 
     assert_eq!(report.broken, Vec::<String>::new());
     assert!(report.ok);
@@ -23,6 +31,15 @@ async fn three_cycles_make_the_model_better_and_pay_only_the_honest_miner() {
     every_cheat_is_refused_for_what_it_did(&report);
     assert_eq!(report.trace_ids.len(), 6);
     the_file_says_the_same(&args, &report);
+}
+
+/// What the subnet's log says that is more than information, and its end.
+fn troubles(log: &Path) -> String {
+    let log = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().collect();
+    let loud = lines.iter().filter(|line| !line.contains(r#""level":"INFO""#)).take(100);
+    let last = lines.iter().skip(lines.len().saturating_sub(100));
+    loud.chain(last).copied().collect::<Vec<_>>().join("\n")
 }
 
 fn the_held_out_loss_falls_every_cycle_and_goes_on_where_it_was(report: &Report) {

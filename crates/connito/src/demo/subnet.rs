@@ -17,7 +17,7 @@ use proto::{
 use store::Artifacts;
 use svc_chain::SigningKey;
 use testkit::RedisServer;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Interval};
 
 use super::{
     setup::{self, NETUID, Plan, Player, Ports},
@@ -54,6 +54,8 @@ pub struct Subnet {
     heard: mpsc::Receiver<Watched>,
     watchers: Vec<Watcher>,
     miners: Shutdown,
+    /// When it is looked whether every validator still runs, however much there is to hear.
+    rounds: Interval,
 }
 
 impl std::fmt::Debug for Subnet {
@@ -111,16 +113,16 @@ impl Subnet {
             shutdown.spawn(watching);
         }
         let watchers = plan.validators.iter().map(|_| Watcher::default()).collect();
-        Ok(Self { chain, plan, hosts, redis, heard, watchers, miners })
+        let rounds = tokio::time::interval(Duration::from_secs(1));
+        Ok(Self { chain, plan, hosts, redis, heard, watchers, miners, rounds })
     }
 
     /// The next thing heard. An error when a validator has ended.
     pub async fn listen(&mut self) -> anyhow::Result<Watched> {
         loop {
-            let pause = tokio::time::sleep(Duration::from_secs(1));
             tokio::select! {
                 heard = self.heard.recv() => return heard.context("nobody is left to hear"),
-                () = pause => {}
+                _ = self.rounds.tick() => {}
             }
             for host in &mut self.hosts {
                 host.alive().await?;
