@@ -51,11 +51,18 @@ pub fn sketch(
             }
             let (turn, signs) = generator.row();
             let elements = ours.len() / spec.dtype.size();
-            for (n, (a, b)) in one.iter().zip(&two).take(elements).enumerate() {
-                let difference = f64::from(a - b);
-                let negative = signs[n / 64] >> (n % 64) & 1 == 1;
-                sums[(n + turn) % LENGTH] += if negative { -difference } else { difference };
+            for ((a, b), word) in one.chunks_mut(64).zip(two.chunks(64)).zip(signs) {
+                for (n, (a, b)) in a.iter_mut().zip(b).enumerate() {
+                    let sign = ((word >> n) as u32) << 31;
+                    *a = f32::from_bits((*a - b).to_bits() ^ sign);
+                }
             }
+            // A short last row has something else behind its elements.
+            let row = one.get(..elements).unwrap_or(&one);
+            let (front, back) = row.split_at(elements.min(LENGTH - turn));
+            let (turned, straight) = sums.split_at_mut(turn);
+            straight.iter_mut().zip(front).for_each(|(sum, x)| *sum += f64::from(*x));
+            turned.iter_mut().zip(back).for_each(|(sum, x)| *sum += f64::from(*x));
         }
     }
     let sums = sums.map(|sum| sum as f32);
