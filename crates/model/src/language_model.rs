@@ -18,7 +18,7 @@ use crate::{
     digest::WordSums,
     loss::{batch_loss, run},
     net::{ExpertSet, FiniteCheck, Network},
-    stage::{Layout, Staged, Stager},
+    stage::{Layout, Room, Staged, Stager},
     weights::Weights,
 };
 
@@ -36,6 +36,8 @@ pub struct LanguageModel {
     base: ExpertSet,
     slots: Option<ExpertSet>,
     overlaid: bool,
+    /// Where a set that is not needed any more waits for the next submission.
+    room: Room,
 }
 
 /// What [`LanguageModel::losses_until`] does next.
@@ -80,6 +82,7 @@ impl LanguageModel {
             base,
             slots: None,
             overlaid: false,
+            room: Room::default(),
         })
     }
 
@@ -120,7 +123,7 @@ impl LanguageModel {
 
     /// What stages submissions for this model, on other threads.
     pub fn stager(&self) -> Stager {
-        Stager::new(self.layout.clone())
+        Stager::new(self.layout.clone(), self.room.clone())
     }
 
     /// Stages a submission and routes through its experts from now on: [`Stager::stage`] and
@@ -157,6 +160,7 @@ impl LanguageModel {
                     None => self.base.slots()?,
                 };
                 slots.copy_from(&staged.experts)?;
+                self.room.leave(staged.experts);
                 slots
             }
         });
@@ -164,12 +168,14 @@ impl LanguageModel {
         Ok(())
     }
 
-    /// Routes through the base's experts again, bit for bit what they were. On the processor it frees
-    /// what was overlaid.
+    /// Routes through the base's experts again, bit for bit what they were. On the processor the memory
+    /// of what was overlaid is left to the next submission that is staged.
     pub fn restore(&mut self) {
         self.overlaid = false;
-        if self.device == Device::Cpu {
-            self.slots = None;
+        if self.device == Device::Cpu
+            && let Some(experts) = self.slots.take()
+        {
+            self.room.leave(experts);
         }
     }
 

@@ -2,7 +2,10 @@
 //! model runs another one. What is left for the device's thread is a swap of pointers, or on a GPU a
 //! copy out of pinned memory.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use checkpoint::TensorSource;
 use tch::{Kind, Tensor};
@@ -56,6 +59,31 @@ impl Layout {
         Ok(ExpertSet::new(layers))
     }
 
+    /// Room for one tensor in the host's memory.
+    fn empty(&self, shape: &[i64]) -> Result<Tensor, ModelError> {
+        let room = Tensor::f_empty(shape, (self.kind, tch::Device::Cpu))?;
+        Ok(match self.device {
+            Device::Cpu => room,
+            // Pinning copies, here pages that nobody has touched yet.
+            Device::Cuda(_) => room.f_pin_memory(self.device.tch())?,
+        })
+    }
+
+    /// Overwrites every tensor of `experts` by the submission's.
+    fn read(
+        &self,
+        submission: &dyn TensorSource,
+        experts: &mut ExpertSet,
+    ) -> Result<(), ModelError> {
+        for (n, expert) in experts.iter_mut() {
+            let layer = self.layers.get(n).map_or(0, |(layer, _)| *layer);
+            for (part, tensor) in PARTS.into_iter().zip([&mut expert.gate_up, &mut expert.down]) {
+                read_into(submission, &expert_name(layer, expert.id, part), tensor)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Bytes of one expert set.
     pub(crate) fn bytes(&self) -> u64 {
         let experts: usize = self.layers.iter().map(|(_, ids)| ids.len()).sum();
@@ -64,10 +92,28 @@ impl Layout {
     }
 }
 
+/// A set of experts that nobody routes through any more. The next submission is staged into it: to
+/// get as much fresh memory from the system, page by page, takes as long as to fill it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Room(Arc<Mutex<Option<ExpertSet>>>);
+
+impl Room {
+    fn take(&self) -> Option<ExpertSet> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub(crate) fn leave(&self, experts: ExpertSet) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(experts);
+    }
+}
+
 /// Stages submissions to one model, on any thread, as often as wanted; it holds nothing of the model
-/// but its layout.
+/// but its layout, and the room that an earlier submission has left.
 #[derive(Debug, Clone)]
-pub struct Stager(Arc<Layout>);
+pub struct Stager {
+    layout: Arc<Layout>,
+    room: Room,
+}
 
 /// A submission's experts in the host's memory, checked, in the model's type: pinned where the model
 /// is on a GPU. It fits every model of the same layout, type and device.
@@ -78,13 +124,13 @@ pub struct Staged {
 }
 
 impl Stager {
-    pub(crate) fn new(layout: Arc<Layout>) -> Self {
-        Self(layout)
+    pub(crate) fn new(layout: Arc<Layout>, room: Room) -> Self {
+        Self { layout, room }
     }
 
     /// Bytes of the host's memory that one [`Staged`] holds.
     pub fn bytes(&self) -> u64 {
-        self.0.bytes()
+        self.layout.bytes()
     }
 
     /// Checks a submission and brings it into the model's type. It must have every expert tensor of
@@ -99,7 +145,7 @@ impl Stager {
     /// See [`ModelError::submission_reason`].
     pub fn stage(&self, submission: &dyn TensorSource) -> Result<Staged, ModelError> {
         let _no_grad = tch::no_grad_guard();
-        let layout = &*self.0;
+        let layout = &*self.layout;
         // Names first: a foreign one is refused before anything is copied.
         let mut names = BTreeSet::new();
         for (layer, ids) in &layout.layers {
@@ -114,16 +160,17 @@ impl Stager {
         if let Some(name) = names.iter().find(|name| !found.contains_key(*name)) {
             return Err(ModelError::Missing { name: name.clone() });
         }
-        let experts = layout.fill(|name, shape| {
-            let mut room = Tensor::f_empty(shape, (layout.kind, tch::Device::Cpu))?;
-            if let Device::Cuda(_) = layout.device {
-                // Pinning copies, here pages that nobody has touched yet.
-                room = room.f_pin_memory(layout.device.tch())?;
+        let mut experts = match self.room.take() {
+            Some(experts) => experts,
+            None => layout.fill(|_, shape| layout.empty(shape))?,
+        };
+        match layout.read(submission, &mut experts) {
+            Ok(()) => Ok(Staged { layout: self.layout.clone(), experts }),
+            Err(error) => {
+                self.room.leave(experts);
+                Err(error)
             }
-            read_into(submission, name, &mut room)?;
-            Ok(room)
-        })?;
-        Ok(Staged { layout: self.0.clone(), experts })
+        }
     }
 }
 
@@ -146,4 +193,61 @@ pub(crate) fn expert_name(layer: u32, id: i64, part: &str) -> String {
 pub(crate) fn expert_shapes(config: &ModelConfig) -> [[i64; 2]; 2] {
     let (inner, hidden) = (config.moe_intermediate_size, config.hidden_size);
     [[2 * inner, hidden], [hidden, inner]]
+}
+
+#[cfg(test)]
+mod tests {
+    use checkpoint::MemoryTensors;
+    use domain::Seed;
+
+    use super::*;
+    use crate::{LanguageModel, init, single_threaded};
+
+    fn submission(layout: &Layout, value: f32) -> MemoryTensors {
+        let mut tensors = MemoryTensors::default();
+        for (layer, ids) in &layout.layers {
+            for (id, (part, [rows, columns])) in
+                ids.iter().flat_map(|id| PARTS.into_iter().zip(layout.shapes).map(move |p| (id, p)))
+            {
+                let values = vec![value; (rows * columns) as usize];
+                let shape = vec![rows as usize, columns as usize];
+                tensors.insert_f32(&expert_name(*layer, *id, part), shape, &values).unwrap();
+            }
+        }
+        tensors
+    }
+
+    fn first(staged: &Staged) -> &Tensor {
+        &staged.experts.layers()[0][0].gate_up
+    }
+
+    #[test]
+    fn a_submission_is_staged_where_an_earlier_one_was_and_a_refused_one_leaves_the_room() {
+        single_threaded();
+        let dir = tempfile::tempdir().unwrap();
+        let config = init::demo_config();
+        init::random(dir.path(), &config, &Seed([3; 32]), &["text".to_owned()]).unwrap();
+        let mut model = LanguageModel::from_hub(dir.path(), None, LoadOptions::default()).unwrap();
+        let stager = model.stager();
+        let one = stager.stage(&submission(&stager.layout, 0.5)).unwrap();
+        let two = stager.stage(&submission(&stager.layout, 0.75)).unwrap();
+        let place = first(&one).data_ptr();
+        assert_ne!(place, first(&two).data_ptr(), "two that are held at a time lie apart");
+
+        model.overlay_staged(one).unwrap();
+        model.restore();
+        assert!(stager.stage(&submission(&stager.layout, f32::NAN)).is_err());
+        let next = stager.stage(&submission(&stager.layout, 0.25)).unwrap();
+        assert_eq!(first(&next).data_ptr(), place);
+        for (staged, value) in [(&two, 0.75), (&next, 0.25)] {
+            staged
+                .experts
+                .for_each_parameter(&mut |tensor| {
+                    assert_eq!(tensor.min().double_value(&[]), value);
+                    assert_eq!(tensor.max().double_value(&[]), value);
+                    Ok(())
+                })
+                .unwrap();
+        }
+    }
 }
