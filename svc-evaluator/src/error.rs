@@ -35,6 +35,8 @@ pub(crate) enum OwnFailure {
     NoSlice(String),
     #[error("stored submission: {0}")]
     Stored(String),
+    #[error("the model's slice in the cache or the store: {0}")]
+    Slice(Refusal),
     #[error("load the model: {0}")]
     Load(ModelError),
     #[error("{0}")]
@@ -72,6 +74,7 @@ impl OwnFailure {
             | Self::OtherModel { .. }
             | Self::NoSlice(_)
             | Self::Stored(_)
+            | Self::Slice(_)
             | Self::Load(_)
             | Self::Model(_)
             | Self::Panicked { .. }
@@ -92,6 +95,7 @@ impl OwnFailure {
             | Self::OtherModel { .. }
             | Self::NoSlice(_)
             | Self::Stored(_)
+            | Self::Slice(_)
             | Self::Load(_)
             | Self::NoRoom(_)
             | Self::Data(_)

@@ -1,7 +1,7 @@
 //! Everything that can be done for a job before the device is free for it: fetch, draw, verify,
 //! sketch, stage.
 
-use checkpoint::{Checkpoint, Limits};
+use checkpoint::Checkpoint;
 use domain::Sketch;
 use model::{ModelConfig, Staged, Stager};
 use tokio::time::Instant;
@@ -68,10 +68,13 @@ impl Preparer {
         };
         let (model, batches) = inputs?;
         let candidate = match job.work.score() {
-            Some(score) => Some(self.candidate(&job, score, &model, lease).await?),
+            Some(score) => Some(self.candidate(&job, score, &model, lease).await),
             None => None,
         };
-        Ok(Prepared { job, model, batches, candidate })
+        if matches!(candidate, Some(Err(Failure::Own(OwnFailure::Slice(_))))) {
+            self.fetcher.forget_model().await;
+        }
+        Ok(Prepared { job, model, batches, candidate: candidate.transpose()? })
     }
 
     /// The model's files and the batches.
@@ -113,11 +116,7 @@ impl Preparer {
                     let file = verify::submission(&submission, &path, &model, &stop)?;
                     metrics::step("verify", began.elapsed());
                     let began = Instant::now();
-                    // Of the model's own slice, whose hash is checked when it is loaded.
-                    let base = checkpoint::open(&model.experts, Limits::trusted())
-                        .map_err(Failure::of_file)?;
-                    let sketch =
-                        checkpoint::sketch(&file, &base, &seed).map_err(Failure::of_file)?;
+                    let sketch = verify::sketch(&file, &model, &seed)?;
                     metrics::step("sketch", began.elapsed());
                     Ok(Candidate { sketch, experts: Experts::File(file) })
                 }

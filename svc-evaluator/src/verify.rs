@@ -7,7 +7,8 @@ use std::{
     path::Path,
 };
 
-use checkpoint::{Checkpoint, Limits, Refusal};
+use checkpoint::{Checkpoint, Limits, Refusal, SliceId};
+use domain::{Seed, Sketch};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -41,6 +42,31 @@ pub(crate) fn submission(
         Ok(file)
     };
     verified().map_err(Failure::of_file)
+}
+
+/// Sketches what a verified submission changes in the model's slice. When that does not work, the slice
+/// is looked at before the miner is blamed: the submission has been verified, the slice is not before
+/// it is loaded.
+pub(crate) fn sketch(
+    submission: &Checkpoint,
+    model: &ModelFiles,
+    seed: &Seed,
+) -> Result<Sketch, Failure> {
+    let ours = |refusal| Failure::Own(OwnFailure::Slice(refusal));
+    let base = checkpoint::open(&model.experts, Limits::trusted()).map_err(ours)?;
+    checkpoint::sketch(submission, &base, seed).map_err(|refusal| {
+        let group = model.id.group;
+        let slice = model.manifest.slice(SliceId::Group(group));
+        match model.manifest.layout(group).zip(slice) {
+            None => Failure::Own(OwnFailure::NoSlice(format!("group {group}"))),
+            Some((layout, slice)) => {
+                match checkpoint::verify(&base, &layout, Some(&slice.model_hash)) {
+                    Ok(_) => Failure::of_file(refusal),
+                    Err(refusal) => ours(refusal),
+                }
+            }
+        }
+    })
 }
 
 /// Whether the stored file is the one that the scheduler means.

@@ -152,7 +152,7 @@ pub struct DuplicatesConfig {
 
     /// Cosine of the sketches of two changes from which on they are nearly equal; above 0, at
     /// most 1.
-    #[config(default = 0.98)]
+    #[config(default = 0.999)]
     pub similarity: f64,
 }
 

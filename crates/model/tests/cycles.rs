@@ -168,6 +168,43 @@ fn the_held_out_loss_falls_in_every_cycle_and_more_effort_scores_better() {
 }
 
 #[test]
+fn honest_trainings_from_one_base_are_not_near_copies_and_a_noisy_copy_is_one() {
+    let subnet = Subnet::begin(4);
+    let base = subnet.model.join(
+        &subnet.manifest.slice(SliceId::Group(GROUP)).unwrap().files[&Format::Safetensors].name,
+    );
+    let base = checkpoint::open(&base, Limits::trusted()).unwrap();
+    let train = |miner: u8, steps: usize| {
+        let mut trainer = Trainer::new(subnet.load()).unwrap();
+        let options = TrainOptions { steps, ..TrainOptions::default() };
+        trainer.train(&subnet.train, &seed([4, 9, miner]), &options, || false).unwrap();
+        trainer.experts().unwrap()
+    };
+    let sketch = |tensors: &MemoryTensors| checkpoint::sketch(tensors, &base, &seed([4, 8, 0]));
+    let honest = [train(0, 2 * DEMO_STEPS), train(1, 2 * DEMO_STEPS), train(2, DEMO_STEPS)];
+    let sketches = honest.each_ref().map(|tensors| sketch(tensors).unwrap());
+    let limit = domain::DuplicatePolicy::default().similarity;
+    for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+        let cosine = sketches[a].cosine(&sketches[b]).unwrap();
+        // The sketches estimate it to about 0.002 here.
+        assert!(cosine < limit - 0.01, "miners {a} and {b}: {cosine} of {limit}");
+    }
+
+    // A fiftieth of the difference's own size, with a sign that alternates.
+    let mut noisy = MemoryTensors::default();
+    for (name, spec) in honest[0].specs() {
+        let (mut values, before) = (honest[0].to_f32(name).unwrap(), base.to_f32(name).unwrap());
+        for (n, (value, before)) in values.iter_mut().zip(before).enumerate() {
+            let part = if n % 2 == 0 { 0.02 } else { -0.02 };
+            *value += part * (*value - before);
+        }
+        noisy.insert_f32(name, spec.shape.clone(), &values).unwrap();
+    }
+    let cosine = sketches[0].cosine(&sketch(&noisy).unwrap()).unwrap();
+    assert!(cosine >= limit, "{cosine} of {limit}");
+}
+
+#[test]
 fn the_same_seed_trains_the_same_bits_and_a_stop_ends_the_training() {
     let subnet = Subnet::begin(2);
     let train = |stop_after: usize| {

@@ -76,6 +76,39 @@ async fn a_model_slice_that_is_not_what_its_manifest_says_is_ours_and_is_read_ag
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_slice_of_ours_that_is_spoilt_is_not_the_miners_fault() {
+    let mut world = World::start().await;
+    let base = world.fixture.altered(|_, _| {});
+    let submission = world.fixture.submit("good.safetensors", &base).await;
+    let score = world.fixture.score("score", submission);
+    let prefix = score.model.as_ref().unwrap().prefix.clone();
+    let slice = std::fs::read_dir(world.fixture.stored(&prefix))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.to_str().unwrap().ends_with("expgroup_1.safetensors"))
+        .unwrap();
+    let whole = std::fs::read(&slice).unwrap();
+    let header = 8 + u64::from_le_bytes(*whole.first_chunk().unwrap()) as usize;
+    let cut = whole[..whole.len() / 2].to_vec();
+    let mut infinite = whole.clone();
+    infinite[header..header + 4].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    // Before the model was ever loaded: nothing has looked at its slice yet.
+    for spoilt in [cut, infinite, b"garbage".to_vec()] {
+        std::fs::remove_file(&slice).unwrap();
+        std::fs::write(&slice, &spoilt).unwrap();
+        world.scheduler.enqueue(score.clone());
+        let failure = world.failed("score").await;
+        assert_eq!(failure.reason, "evaluator_error", "{}", failure.detail);
+        assert!(failure.detail.contains("slice"), "{}", failure.detail);
+    }
+    std::fs::remove_file(&slice).unwrap();
+    std::fs::write(&slice, &whole).unwrap();
+    world.scheduler.enqueue(score);
+    world.measured("score").await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn texts_that_are_missing_are_data_unavailable_until_they_are_there() {
     let (scheduler, results) = FakeScheduler::new();
     let url = scheduler.serve(ANY, &Shutdown::default()).await;
