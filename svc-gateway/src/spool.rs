@@ -5,18 +5,13 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    io::{self, Write as _},
-    path::{Path, PathBuf},
+    io,
+    path::Path,
 };
 
-use bytes::Bytes;
-use sha2::{Digest as _, Sha256};
-use tempfile::{NamedTempFile, TempDir, TempPath};
-use tokio::{sync::mpsc, task::JoinHandle};
+use tempfile::{NamedTempFile, TempDir};
 
 const LOCK: &str = "lock";
-/// Pieces on their way to the disk, per upload.
-const IN_FLIGHT: usize = 8;
 
 /// This process's folder of temporary files.
 #[derive(Debug)]
@@ -45,12 +40,9 @@ impl Spool {
         Ok(Self { folder, _lock: lock })
     }
 
-    /// Begins a file. The caller feeds it; it disappears unless it is finished and kept.
-    pub(crate) fn begin(&self) -> SpoolFile {
-        let (pieces, receiver) = mpsc::channel(IN_FLIGHT);
-        let folder = self.folder.path().to_owned();
-        let writer = tokio::task::spawn_blocking(move || write(&folder, receiver));
-        SpoolFile { pieces, writer, bytes: 0 }
+    /// A new file; it disappears when it is dropped, unless it is moved.
+    pub(crate) fn file(&self) -> io::Result<NamedTempFile> {
+        NamedTempFile::new_in(self.folder.path())
     }
 }
 
@@ -62,70 +54,10 @@ fn is_abandoned(folder: &Path) -> bool {
     }
 }
 
-/// A file that is being written. Dropped, it leaves nothing.
-#[derive(Debug)]
-pub(crate) struct SpoolFile {
-    pieces: mpsc::Sender<Bytes>,
-    writer: JoinHandle<io::Result<Spooled>>,
-    bytes: u64,
-}
-
-/// A file that was received whole. Dropped, it is deleted.
-#[derive(Debug)]
-pub(crate) struct Spooled {
-    path: TempPath,
-    /// SHA-256 of the content, 64 lower-case hex digits.
-    pub(crate) sha256: String,
-    /// Length of the content.
-    pub(crate) bytes: u64,
-}
-
-impl Spooled {
-    /// Where it lies.
-    pub(crate) fn path(&self) -> PathBuf {
-        self.path.to_path_buf()
-    }
-}
-
-impl SpoolFile {
-    /// Bytes taken so far.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Appends a piece, waiting while the disk is behind.
-    pub(crate) async fn write(&mut self, piece: Bytes) -> io::Result<()> {
-        self.bytes += piece.len() as u64;
-        if self.pieces.send(piece).await.is_ok() {
-            return Ok(());
-        }
-        // The writer only stops early when it failed.
-        match (&mut self.writer).await {
-            Ok(Err(error)) => Err(error),
-            _ => Err(io::Error::other("the spool's writer stopped")),
-        }
-    }
-
-    /// Waits until everything is written.
-    pub(crate) async fn finish(self) -> io::Result<Spooled> {
-        drop(self.pieces);
-        self.writer.await.map_err(io::Error::other)?
-    }
-}
-
-fn write(folder: &Path, mut pieces: mpsc::Receiver<Bytes>) -> io::Result<Spooled> {
-    let mut file = NamedTempFile::new_in(folder)?;
-    let (mut sha256, mut bytes) = (Sha256::new(), 0);
-    while let Some(piece) = pieces.blocking_recv() {
-        file.write_all(&piece)?;
-        sha256.update(&piece);
-        bytes += piece.len() as u64;
-    }
-    Ok(Spooled { path: file.into_temp_path(), sha256: hex::encode(sha256.finalize()), bytes })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     fn files(root: &Path) -> Vec<PathBuf> {
@@ -141,18 +73,13 @@ mod tests {
         found
     }
 
-    #[tokio::test]
-    async fn a_finished_file_has_its_hash_and_disappears_when_dropped() {
+    #[test]
+    fn a_file_disappears_when_it_is_dropped() {
         let root = tempfile::tempdir().unwrap();
         let spool = Spool::open(root.path()).unwrap();
-        let mut file = spool.begin();
-        file.write(Bytes::from_static(b"ab")).await.unwrap();
-        file.write(Bytes::from_static(b"c")).await.unwrap();
-        let done = file.finish().await.unwrap();
-        assert_eq!(done.bytes, 3);
-        assert_eq!(done.sha256, hex::encode(Sha256::digest(b"abc")));
-        assert_eq!(fs::read(done.path()).unwrap(), b"abc");
-        drop(done);
+        let file = spool.file().unwrap();
+        assert_eq!(files(root.path()).len(), 1);
+        drop(file);
         assert!(files(root.path()).is_empty());
     }
 

@@ -1,22 +1,20 @@
-//! From a file in the spool to a submission: verified, stored, marked, told to the scheduler.
+//! From a verified file in the spool to a submission: stored, marked, told to the scheduler.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
-use checkpoint::{Limits, Manifest, Verified};
+use checkpoint::Manifest;
 use domain::ExpertGroup;
 use serde_json::json;
 use store::{ArtifactError, Lease};
-use tokio::time::Instant;
 use tracing::{info, instrument, warn};
 
 use crate::{
     admit::Claim,
     app::App,
     error::Error,
+    intake::Received,
     marks::{self, Submitted},
-    metrics,
-    spool::Spooled,
 };
 
 /// Room for what a container holds beside its tensors: fixed, and per tensor.
@@ -34,39 +32,13 @@ pub(crate) fn largest_file(manifest: &Manifest, group: ExpertGroup) -> Option<u6
     Some(of_tensors.saturating_add(OVERHEAD.0))
 }
 
-/// Whether the file at `path` is what the miner committed: readable, of the group's layout, finite, and of
-/// the committed hash.
-#[instrument(name = "verify", skip_all)]
-pub(crate) async fn verify(
-    app: &App,
-    path: PathBuf,
-    manifest: &Manifest,
-    group: ExpertGroup,
-    claim: &Claim,
-) -> Result<Verified, Error> {
-    let layout = manifest.layout(group).ok_or(Error::NoCheckpoint)?;
-    let limits = Limits { max_file_bytes: app.config.max_upload_bytes, ..Limits::default() };
-    let committed = claim.model_hash;
-    let _turn = app.verifications.acquire().await.map_err(|_| Error::Stopping)?;
-    let begin = Instant::now();
-    let verified = tokio::task::spawn_blocking(move || {
-        checkpoint::open(&path, limits)
-            .and_then(|checkpoint| checkpoint::verify(&checkpoint, &layout, Some(&committed)))
-    })
-    .await
-    .map_err(|error| Error::unavailable("verify the file", error))??;
-    metrics::verification(begin.elapsed());
-    Ok(verified)
-}
-
 /// Stores a verified file as the miner's submission of the round: all of it, or nothing.
 #[instrument(name = "store", skip_all)]
 pub(crate) async fn keep(
     app: &App,
     lease: &Lease,
     claim: &Claim,
-    file: &Spooled,
-    verified: &Verified,
+    file: &Received,
 ) -> Result<Submitted, Error> {
     let seen = app.latest.fresh()?;
     let round = seen.view.round.as_ref().filter(|round| round.id == claim.round && round.open);
@@ -83,7 +55,7 @@ pub(crate) async fn keep(
     let submitted = Submitted {
         hotkey: claim.hotkey.clone(),
         key: format!("{folder}/{}", claim.file_name),
-        model_hash: verified.model_hash,
+        model_hash: file.verified.model_hash,
         sha256: file.sha256.clone(),
         bytes: file.bytes,
         block: seen.view.block.0,
@@ -107,12 +79,12 @@ async fn write(
     app: &App,
     folder: &str,
     claim: &Claim,
-    file: &Spooled,
+    file: &Received,
     submitted: &Submitted,
 ) -> Result<(), ArtifactError> {
     // Nobody has submitted: what lies here is of a gateway that died before it could mark it.
     app.artifacts.delete_prefix(folder).await?;
-    app.artifacts.move_file(&submitted.key, &file.path()).await?;
+    app.artifacts.move_file(&submitted.key, &file.path).await?;
     let meta = json!({
         "round": claim.round,
         "hotkey": claim.hotkey,

@@ -11,27 +11,27 @@ use axum::{
     Json,
     body::{Body, BodyDataStream},
     extract::{Request, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
 use checkpoint::Manifest;
-use domain::{Hotkey, RoundId};
 use serde_json::json;
 use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant, timeout, timeout_at},
 };
-use tracing::{Instrument as _, Span, field::Empty, info, info_span, warn};
+use tracing::{Instrument as _, Span, field::Empty, info, info_span};
 
 use crate::{
     admit::{self, Claim, Fields, Sender},
     app::App,
     error::Error,
+    intake::{Intake, Wanted},
     marks::{self, Submitted},
     metrics,
     multipart::{self, Multipart},
-    spool::Spooled,
-    submission,
+    refusals, submission,
+    turn::Turn,
     view::{Round, Seen},
 };
 
@@ -124,7 +124,7 @@ impl Upload {
     async fn run(self, boundary: String, body: Body) -> Result<Submitted, Error> {
         metrics::uploads_in_progress(self.app.uploads.taken());
         let mut form = Multipart::new(body.into_data_stream(), &boundary);
-        let result = self.receive(&mut form).await;
+        let result = self.authenticated(&mut form).await;
         match &result {
             Ok(submitted) => info!(key = %submitted.key, bytes = submitted.bytes, "stored"),
             Err(error) => {
@@ -137,7 +137,7 @@ impl Upload {
     }
 
     /// Fields first: they tell who sends the file.
-    async fn receive(&self, form: &mut Form) -> Result<Submitted, Error> {
+    async fn authenticated(&self, form: &mut Form) -> Result<Submitted, Error> {
         let (fields, file_name) = self.in_time(read_fields(form)).await?;
         let sender = admit::authenticate(&fields, &self.seen.view)?;
         let hotkey = sender.hotkey.clone();
@@ -145,7 +145,7 @@ impl Upload {
         self.app.limits.hotkey(&hotkey)?;
         let result = self.take(sender, file_name.as_deref(), form).await;
         if let Err(error) = &result {
-            self.tell_refusal(&hotkey, error);
+            refusals::tell(&self.app, &self.round, &hotkey, error);
         }
         result
     }
@@ -159,23 +159,17 @@ impl Upload {
     ) -> Result<Submitted, Error> {
         let claim = admit::admit(sender, file_name, &self.seen.view, &self.round)?;
         Span::current().record("uid", claim.uid.0);
-        let (store, config) = (&self.app.store, &self.app.config);
-        marks::check_new(store, &claim).await?;
-        let lease = marks::claim_upload(store, &claim, config.upload_lease).await?;
+        let turn = Turn::take(&self.app, &claim).await?;
         let work = async {
-            // Once more, with the lease in hand: another upload may just have ended.
-            marks::check_new(store, &claim).await?;
-            marks::use_once(store, &claim, config.mark_ttl).await?;
-            let result = self.file(&claim, &lease, form).await;
+            marks::use_once(&self.app.store, &claim, self.app.config.mark_ttl).await?;
+            let result = self.file(&claim, turn.lease(), form).await;
             if result.as_ref().is_err_and(Error::is_transport) {
-                marks::give_back(store, &lease, &claim).await;
+                marks::give_back(&self.app.store, turn.lease(), &claim).await;
             }
             result
         };
-        let result = marks::while_held(store, &lease, config.upload_lease, Box::pin(work)).await;
-        if let Err(error) = store.release(lease).await {
-            warn!(%error, "the lease of an upload could not be released; it runs out");
-        }
+        let result = turn.during(work).await;
+        turn.end().await;
         let submitted = result?;
         submission::announce(&self.app, &claim, &submitted).await;
         Ok(submitted)
@@ -188,24 +182,23 @@ impl Upload {
         lease: &store::Lease,
         form: &mut Form,
     ) -> Result<Submitted, Error> {
-        let file = self.in_time(self.spool(form)).await?;
         let group = self.seen.view.expert_group;
-        let verified =
-            submission::verify(&self.app, file.path(), &self.manifest, group, claim).await?;
-        submission::keep(&self.app, lease, claim, &file, &verified).await
+        let wanted = Wanted::new(&self.app, &self.manifest, group, claim.model_hash, None)?;
+        let intake = Intake::begin(&self.app, &wanted)?;
+        let intake = self.in_time(self.receive_file(intake, form)).await?;
+        let file = intake.finish(&self.app).await?;
+        submission::keep(&self.app, lease, claim, &file).await
     }
 
-    /// Writes the current part to the spool, then reads the form to its end.
-    async fn spool(&self, form: &mut Form) -> Result<Spooled, Error> {
-        let failed = |error| Error::unavailable("spool the file", error);
+    /// Takes the current part, then reads the form to its end.
+    async fn receive_file(&self, mut intake: Intake, form: &mut Form) -> Result<Intake, Error> {
         let idle = self.app.config.idle_timeout;
-        let mut file = self.app.spool.begin();
         while let Some(piece) = moving(idle, form.chunk()).await? {
-            if file.bytes() + piece.len() as u64 > self.limit {
+            if intake.bytes() + piece.len() as u64 > self.limit {
                 return Err(Error::TooLarge { limit: self.limit });
             }
             metrics::upload_bytes(piece.len() as u64);
-            file.write(piece).await.map_err(failed)?;
+            intake.push(piece).await?;
         }
         while let Some(part) = moving(idle, form.next_part()).await? {
             if part.file_name.is_some() {
@@ -213,7 +206,7 @@ impl Upload {
             }
             moving(idle, form.text(MAX_FIELD)).await?;
         }
-        file.finish().await.map_err(failed)
+        Ok(intake)
     }
 
     async fn in_time<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
@@ -221,44 +214,6 @@ impl Upload {
             .await
             .map_err(|_| Error::TooSlow { limit: self.app.config.upload_timeout })?
     }
-
-    /// Lets the scheduler know why an authenticated miner's upload was refused, unless that says nothing
-    /// of the miner.
-    fn tell_refusal(&self, hotkey: &Hotkey, error: &Error) {
-        let of_the_miner = matches!(
-            error.status(),
-            StatusCode::BAD_REQUEST
-                | StatusCode::FORBIDDEN
-                | StatusCode::REQUEST_TIMEOUT
-                | StatusCode::PAYLOAD_TOO_LARGE
-        );
-        if !of_the_miner || !self.round.miners.contains_key(hotkey) {
-            return;
-        }
-        let (app, round, hotkey) = (self.app.clone(), self.round.id, hotkey.clone());
-        let (reason, detail) = (error.reason(), error.to_string());
-        self.app.shutdown.spawn(
-            async move { report_refusal(app, round, hotkey, reason, detail).await }
-                .instrument(Span::current()),
-        );
-    }
-}
-
-async fn report_refusal(
-    app: App,
-    round: RoundId,
-    hotkey: Hotkey,
-    reason: &'static str,
-    detail: String,
-) {
-    for delay in [Duration::ZERO, Duration::from_millis(500), Duration::from_secs(2)] {
-        tokio::time::sleep(delay).await;
-        match app.scheduler.report_refusal(round, &hotkey, reason, &detail).await {
-            Ok(()) => return,
-            Err(status) => info!(%status, "a refusal could not be reported"),
-        }
-    }
-    warn!(%hotkey, %round, reason, "a refusal was not reported");
 }
 
 /// Reads the text fields up to the file, and the file's name.

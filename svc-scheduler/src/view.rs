@@ -90,6 +90,7 @@ fn miner(hotkey: &domain::Hotkey, miner: &Miner, round: &Round, state: &State) -
         Some(Verdict::Invalid(_)) | None => (None, None),
     };
     let committed = miner.committed.as_ref();
+    let hub = committed.and_then(|c| c.hub.as_ref());
     wire::Miner {
         hotkey: hotkey.to_string(),
         uid: u32::from(miner.uid.0),
@@ -108,6 +109,8 @@ fn miner(hotkey: &domain::Hotkey, miner: &Miner, round: &Round, state: &State) -
         own_improvement: own.and_then(|own| own.improvement.as_ref()).map(improvement),
         own_data: own.and_then(|own| own.says).map_or("", domain::OwnData::as_str).to_owned(),
         duplicates: miner.duplicates.iter().map(ToString::to_string).collect(),
+        hub_repo: hub.map(|hub| hub.repo.clone()).unwrap_or_default(),
+        hub_revision: hub.map(|hub| hub.revision.clone()).unwrap_or_default(),
     }
 }
 
@@ -237,7 +240,7 @@ mod tests {
         Miner {
             uid: Uid(2),
             assigned: true,
-            committed: Some(Committed { model_hash, signature, version }),
+            committed: Some(Committed { model_hash, signature, version, hub: None }),
             fault: None,
             refused: None,
             submission: None,

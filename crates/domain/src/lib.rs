@@ -43,7 +43,7 @@ pub use paired::{Improvement, MeasuredOn, OwnData};
 pub use reason::{Reason, UnknownReason};
 pub use round::{
     Baseline, Cause, Committed, Degradation, DegradationKind, EarlyStop, Effect, Event, Finished,
-    FreezeInputs, Frozen, FrozenValidator, Job, JobGrant, JobKind, JobState, Measured,
+    FreezeInputs, Frozen, FrozenValidator, HubPlace, Job, JobGrant, JobKind, JobState, Measured,
     MergeOutcome, MergePlan, MergeResult, Miner, MinerRecord, ModelRef, OwnDataPolicy, OwnMeasured,
     Payload, Policy, PolicyError, RawCommitment, Record, Rejection, Reply, Round, Stage, State,
     Submission, Terms, UnknownDegradation, Verdict, WeightPolicy, WeightsOrigin, Write, WriteKind,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cause, Committed, Degradation, DegradationKind, Miner, Policy, Round};
+use super::{Cause, Committed, Degradation, DegradationKind, HubPlace, Miner, Policy, Round};
 use crate::{
     BlockHash, BlockNumber, Checkpoint, CohortValidator, Cohorts, ExpertGroup, History, Hotkey,
     Joined, Metagraph, Neuron, Reason, Seed, Slots, Uid, ValidatorSet, VersionWindow, WeightRow,
@@ -237,6 +237,11 @@ fn committed(checkpoint: &Checkpoint) -> Committed {
         model_hash: checkpoint.model_hash,
         signature: checkpoint.signature.clone(),
         version: checkpoint.version,
+        hub: checkpoint
+            .repo
+            .clone()
+            .zip(checkpoint.revision.clone())
+            .map(|(repo, revision)| HubPlace { repo, revision }),
     }
 }
 

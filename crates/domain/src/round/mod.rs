@@ -33,7 +33,7 @@ pub use policy::{EarlyStop, OwnDataPolicy, Policy, PolicyError, Terms, WeightPol
 pub use record::{MinerRecord, Record};
 pub use results::{Finished, Measured};
 pub use state::{
-    Baseline, Cause, Committed, Job, JobKind, JobState, MergeOutcome, MergeResult, Miner, ModelRef,
-    OwnMeasured, Round, Stage, State, Submission, Verdict,
+    Baseline, Cause, Committed, HubPlace, Job, JobKind, JobState, MergeOutcome, MergeResult, Miner,
+    ModelRef, OwnMeasured, Round, Stage, State, Submission, Verdict,
 };
 pub use writes::{Payload, WeightsOrigin, Write, WriteKind, WriteState, WriteStatus};

@@ -90,6 +90,18 @@ pub struct Committed {
     pub signature: String,
     /// Version of the model that it trained on.
     pub version: GlobalVersion,
+    /// Where it published the file, if it names a place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<HubPlace>,
+}
+
+/// A place on a model hub, as a commitment names it (protocol, section 4).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HubPlace {
+    /// Repository, `owner/name`.
+    pub repo: String,
+    /// First 7 hex digits of the commit.
+    pub revision: String,
 }
 
 /// A reason with its story.
