@@ -122,14 +122,17 @@ impl ModelError {
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, Kind, TchError, Tensor};
+    use tch::{Kind, TchError, Tensor};
 
     use super::*;
+    use crate::Device;
 
     #[test]
     fn memory_that_does_not_suffice_is_told_from_other_failures() {
-        // 4 exbibytes.
-        let error = Tensor::f_empty([1 << 60], (Kind::Float, Device::Cpu)).unwrap_err();
+        // On the device that `CONNITO_DEVICE` names, if it does: 64 tebibytes.
+        let device: Device =
+            std::env::var("CONNITO_DEVICE").map_or(Device::Cpu, |name| name.parse().unwrap());
+        let error = Tensor::f_empty([1 << 44], (Kind::Float, device.tch())).unwrap_err();
         let error = ModelError::from(error);
         assert!(error.is_out_of_memory(), "{error}");
         assert_eq!(error.submission_reason(), None, "never a miner's fault");

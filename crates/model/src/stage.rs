@@ -64,8 +64,9 @@ impl Layout {
         let room = Tensor::f_empty(shape, (self.kind, tch::Device::Cpu))?;
         Ok(match self.device {
             Device::Cpu => room,
-            // Pinning copies, here pages that nobody has touched yet.
-            Device::Cuda(_) => room.f_pin_memory(self.device.tch())?,
+            // Pinning copies, here pages that nobody has touched yet. The public function warns at every call
+            // that it was told the device.
+            Device::Cuda(_) => room.f_internal_pin_memory(self.device.tch())?,
         })
     }
 

@@ -9,7 +9,7 @@ use checkpoint::{ExpertGroups, HubModel, Limits, MemoryTensors, TensorSource};
 use data::Batch;
 use domain::{ExpertGroup, Seed};
 use model::{
-    GroupExperts, LanguageModel, LoadOptions, ModelError, WeightType,
+    Device, GroupExperts, LanguageModel, LoadOptions, ModelError, WeightType,
     init::{self, GenerateOptions, Width},
     single_threaded,
 };
@@ -22,9 +22,14 @@ fn vectors() -> PathBuf {
     )
 }
 
+/// Where the models of these tests run: the processor, unless `CONNITO_DEVICE` names another device.
+fn device() -> Device {
+    std::env::var("CONNITO_DEVICE").map_or(Device::Cpu, |name| name.parse().unwrap())
+}
+
 fn options(weights: WeightType) -> LoadOptions {
     single_threaded();
-    LoadOptions { weights, ..LoadOptions::default() }
+    LoadOptions { weights, device: device(), ..LoadOptions::default() }
 }
 
 fn hub() -> HubModel {
@@ -219,8 +224,10 @@ fn what_overflows_only_at_padding_is_seen_nevertheless() {
         LanguageModel::load(hub.config(), &[&tensors], None, load).unwrap()
     };
     let batches = [padded(1, 2, 30, pad)];
-    let tame = of(0.5).losses(&batches).unwrap();
-    assert_eq!(tame, of(1.5).losses(&batches).unwrap(), "padding changes no loss");
+    let [one, other] = [0.5, 1.5].map(|value| of(value).losses(&batches).unwrap());
+    // It may go to other experts, and a GPU rounds by how many rows come together.
+    let close = if device() == Device::Cpu { 0.0 } else { 1e-6 };
+    assert!((one[0] - other[0]).abs() <= close, "padding changes no loss: {one:?} {other:?}");
     // Its square is infinite, and the norm would make zeros of it.
     let error = of(1e30).losses(&batches).unwrap_err();
     assert!(matches!(error, ModelError::NonFinite { .. }), "{error}");

@@ -12,7 +12,7 @@ use checkpoint::{
 use data::{Batch, Corpus, TokenizedCorpus, Tokenizer, held_out_seed};
 use domain::{ExpertGroup, GlobalVersion, Hotkey, Seed};
 use model::{
-    LanguageModel, LoadOptions, corpus, init, mean_loss, single_threaded,
+    Device, LanguageModel, LoadOptions, corpus, init, mean_loss, single_threaded,
     train::{DEMO_STEPS, TrainOptions, Trainer},
 };
 
@@ -72,7 +72,7 @@ impl Subnet {
             GROUP,
             &file(SliceId::Shared),
             &file(SliceId::Group(GROUP)),
-            LoadOptions::default(),
+            LoadOptions { device: device(), ..LoadOptions::default() },
         )
         .unwrap()
     }
@@ -224,4 +224,9 @@ fn the_same_seed_trains_the_same_bits_and_a_stop_ends_the_training() {
     assert_ne!(whole.1, stopped.1);
     let layout = subnet.manifest.layout(GROUP).unwrap();
     assert_eq!(whole.1.specs(), &layout.tensors, "a submission has the group's tensors");
+}
+
+/// Where the models of these tests run: the processor, unless `CONNITO_DEVICE` names another device.
+fn device() -> Device {
+    std::env::var("CONNITO_DEVICE").map_or(Device::Cpu, |name| name.parse().unwrap())
 }

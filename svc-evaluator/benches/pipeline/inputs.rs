@@ -8,7 +8,7 @@ use checkpoint::{
 use data::{Draw, Drawer, Drawn, Place, Settings, Source, Sources, Tokenizer, Weight};
 use domain::{ExpertGroup, GlobalVersion, Hotkey};
 use model::{
-    LanguageModel, LoadOptions, WeightType,
+    Device, LanguageModel, LoadOptions, WeightType,
     init::{self, GenerateOptions, Width},
 };
 use proto::{common::v1 as common, scheduler::v1 as wire};
@@ -21,6 +21,9 @@ const PREFIX: &str = "models/1";
 
 pub(crate) struct Arguments {
     pub(crate) width: Width,
+    /// Of the width's layers the first so many; zero: all.
+    pub(crate) layers: u32,
+    pub(crate) device: Device,
     pub(crate) weights: WeightType,
     pub(crate) submissions: usize,
     pub(crate) batches: usize,
@@ -35,6 +38,8 @@ impl Arguments {
     pub(crate) fn parse() -> Self {
         let mut this = Self {
             width: Width::Small,
+            layers: 0,
+            device: Device::Cpu,
             weights: WeightType::Float32,
             submissions: 10,
             batches: 4,
@@ -49,6 +54,8 @@ impl Arguments {
             let mut value = || words.next().unwrap();
             match word.as_str() {
                 "--width" => this.width = value().parse().unwrap(),
+                "--layers" => this.layers = value().parse().unwrap(),
+                "--device" => this.device = value().parse().unwrap(),
                 "--bfloat16" => this.weights = WeightType::BFloat16,
                 "--submissions" => this.submissions = value().parse().unwrap(),
                 "--batches" => this.batches = value().parse().unwrap(),
@@ -101,7 +108,10 @@ impl Inputs {
         let lines: String = texts.chunks(20).map(line).collect();
         std::fs::write(at("texts/facts.jsonl"), lines).unwrap();
 
-        let config = init::deepseek_config(arguments.width);
+        let mut config = init::deepseek_config(arguments.width);
+        if arguments.layers > 0 {
+            config["num_hidden_layers"] = arguments.layers.into();
+        }
         let options = GenerateOptions { weights: arguments.weights, shard_bytes: None };
         init::generate(&at("hub"), &config, &SEED, &options).unwrap();
         init::tokenizer(&at("hub/tokenizer.json"), 320, &texts[..200]).unwrap();
@@ -137,7 +147,11 @@ impl Inputs {
             manifest,
             submissions: Vec::new(),
             drawn,
-            options: LoadOptions { weights: arguments.weights, ..LoadOptions::default() },
+            options: LoadOptions {
+                weights: arguments.weights,
+                device: arguments.device,
+                ..LoadOptions::default()
+            },
             arguments: [arguments.batches, arguments.rows, arguments.length],
             threads: arguments.threads,
             weight_bytes: arguments.bytes(),
@@ -215,6 +229,7 @@ impl Inputs {
             ("CONNITO_EVALUATOR_GRPC_ADDR", addr.to_string()),
             ("CONNITO_EVALUATOR_WORKER", worker.to_owned()),
             ("CONNITO_EVALUATOR_WEIGHTS", weights.to_owned()),
+            ("CONNITO_EVALUATOR_DEVICE", self.options.device.to_string()),
             ("CONNITO_EVALUATOR_THREADS", self.threads.to_string()),
             ("CONNITO_EVALUATOR_TOKENIZER", at("hub/tokenizer.json")),
             ("CONNITO_EVALUATOR_CORPUS", at("texts")),

@@ -39,8 +39,9 @@ async fn bench(arguments: &Arguments) {
     model::use_threads(arguments.threads);
     let inputs = Inputs::new(arguments).await;
     println!(
-        "{} width, {} per weight, group of {}; {} batches of {} x {} tokens; {} threads\n",
+        "{} width on {}, {} per weight, group of {}; {} batches of {} x {} tokens; {} threads\n",
         arguments.width,
+        arguments.device,
         arguments.weights_text(),
         inputs.readable_group(),
         arguments.batches,

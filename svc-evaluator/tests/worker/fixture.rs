@@ -17,7 +17,7 @@ use data::{
 use domain::{ExpertGroup, GlobalVersion, Hotkey, Seed};
 use kit::Common;
 use model::{
-    LanguageModel, LoadOptions, corpus, init, single_threaded,
+    Device, LanguageModel, LoadOptions, corpus, init, single_threaded,
     train::{TrainOptions, Trainer},
 };
 use proto::{common::v1 as common, scheduler::v1 as wire};
@@ -120,6 +120,7 @@ impl Fixture {
             ("CONNITO_EVALUATOR_HELD_OUT", at("held_out")),
             ("CONNITO_EVALUATOR_HELD_OUT_BATCHES", HELD_OUT.to_string()),
             ("CONNITO_EVALUATOR_IDLE", "10ms".to_owned()),
+            ("CONNITO_EVALUATOR_DEVICE", device().to_string()),
             ("CONNITO_ARTIFACTS_URL", format!("file:{}", at("artifacts"))),
             ("CONNITO_DATA_DIR", at("data")),
             ("CONNITO_SCHEDULER_URL", scheduler_url.to_owned()),
@@ -135,6 +136,7 @@ impl Fixture {
             held_out: self.dir.path().join("held_out"),
             held_out_batches: u32::try_from(HELD_OUT).unwrap(),
             idle: std::time::Duration::from_millis(10),
+            device: device(),
             ..Config::default()
         }
     }
@@ -153,7 +155,7 @@ impl Fixture {
             self.model.join(&self.manifest.slice(id).unwrap().files[&Format::Safetensors].name)
         };
         let (shared, experts) = (file(SliceId::Shared), file(SliceId::Group(GROUP)));
-        let options = LoadOptions::default();
+        let options = LoadOptions { device: device(), ..LoadOptions::default() };
         LanguageModel::from_slices(&self.manifest, GROUP, &shared, &experts, options).unwrap()
     }
 
@@ -263,4 +265,9 @@ impl Fixture {
     pub(crate) fn long(&self, id: &str) -> wire::Job {
         wire::Job { batches: 800, ..self.job(id, wire::JobKind::Baseline) }
     }
+}
+
+/// Where the models of these tests run: the processor, unless `CONNITO_DEVICE` names another device.
+pub(crate) fn device() -> Device {
+    std::env::var("CONNITO_DEVICE").map_or(Device::Cpu, |name| name.parse().unwrap())
 }
