@@ -60,6 +60,12 @@ pub(crate) struct Looked {
     pub(crate) silent: Duration,
 }
 
+impl Looked {
+    pub(super) fn at(part: &Part, silent: Duration) -> Self {
+        Self { info: part.info.clone(), offset: part.offset, silent }
+    }
+}
+
 type Lent = oneshot::Sender<Result<Taken, Error>>;
 
 #[derive(Debug)]
@@ -218,7 +224,11 @@ impl Keeper {
     /// Runs until shutdown, and then until everything that is lent came back.
     pub(crate) async fn run(mut self) {
         let shutdown = self.app.shutdown.clone();
-        let mut ticks = interval(TICK.min(self.app.config.tus_idle / 4));
+        for (id, slot) in &self.slots {
+            let (app, id, claim) = (self.app.clone(), id.clone(), slot.info().claim());
+            shutdown.spawn(life::take_over(app, claim, id));
+        }
+        let mut ticks = interval(TICK.min(self.app.config.tus_idle / 4).max(TICK / 100));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let stopping = shutdown.is_cancelled();
@@ -255,7 +265,7 @@ impl Keeper {
                 }
             }
             Ask::Back(part) => {
-                let looked = looked(&part, Duration::ZERO);
+                let looked = Looked::at(&part, part.last.elapsed());
                 let id = part.info.id.clone();
                 let resting = Slot::Resting { part, since: Instant::now() };
                 tell(self.slots.insert(id, resting), &Some(looked));
@@ -309,7 +319,7 @@ impl Keeper {
     fn look(&mut self, id: &UploadId, answer: oneshot::Sender<Option<Looked>>) {
         let now = match self.slots.get_mut(id) {
             None => None,
-            Some(Slot::Resting { part, since }) => Some(looked(part, since.elapsed())),
+            Some(Slot::Resting { part, .. }) => Some(Looked::at(part, part.last.elapsed())),
             Some(Slot::Lent { info, watch, waiting }) => {
                 let offset = watch.offset.load(Ordering::Relaxed);
                 if offset < info.length {
@@ -329,14 +339,14 @@ impl Keeper {
         let mut expired = Vec::new();
         for (id, slot) in &mut self.slots {
             let Slot::Resting { part, since } = slot else { continue };
-            let silent = since.elapsed();
-            if silent >= WARM {
+            let (resting, silent) = (since.elapsed(), part.last.elapsed());
+            if resting >= WARM {
                 part.stream = None;
             }
             let over = seen.as_ref().is_some_and(|seen| life::is_over(&seen.view, part));
             if over || (silent >= idle && !part.is_whole()) {
                 expired.push(id.clone());
-            } else if part.is_whole() && silent >= SETTLE && seen.is_some() {
+            } else if part.is_whole() && resting >= SETTLE && seen.is_some() {
                 let (app, id) = (self.app.clone(), id.clone());
                 self.app.shutdown.spawn(async move { append::settle(app, id).await });
             }
@@ -363,10 +373,6 @@ impl Keeper {
     fn delete(&self, part: Part) {
         self.app.shutdown.spawn(async move { spawn_blocking(move || part.delete()).await });
     }
-}
-
-fn looked(part: &Part, silent: Duration) -> Looked {
-    Looked { info: part.info.clone(), offset: part.offset, silent }
 }
 
 /// Tells those who wait for what was lent.
