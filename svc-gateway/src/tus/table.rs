@@ -21,7 +21,7 @@ use tokio::{
         oneshot,
     },
     task::spawn_blocking,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, info_span};
@@ -38,6 +38,8 @@ const TICK: Duration = Duration::from_secs(1);
 const WARM: Duration = Duration::from_secs(5);
 /// After this time an upload whose every byte has come is settled, if no request does.
 const SETTLE: Duration = Duration::from_secs(2);
+/// How long somebody waits for what is lent to come back, before the answer is that it is lent.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Requests to the loop that may wait, beside the ways back.
 const QUEUE: usize = 64;
 
@@ -102,18 +104,21 @@ impl Table {
     }
 
     /// How far an upload is, if it is here. Whoever asks has no hope in a request that is under way: that
-    /// one is ended first, unless it has all its bytes.
+    /// one is ended first, unless it has all its bytes. What it sent may still be read for a while.
     pub(crate) async fn look(&self, id: &UploadId) -> Result<Option<Looked>, Error> {
         let (answer, looked) = oneshot::channel();
         self.ask(Ask::Look { id: id.clone(), answer }).await?;
-        looked.await.map_err(|_| Error::Stopping)
+        let looked = timeout(PATIENCE, looked).await.map_err(|_| Error::UploadLocked)?;
+        looked.map_err(|_| Error::Stopping)
     }
 
     /// Ends a request of this miner that is under way, as it begins anew.
     pub(crate) async fn quiet(&self, hotkey: &Hotkey) -> Result<(), Error> {
         let (answer, looked) = oneshot::channel();
         self.ask(Ask::Quiet { hotkey: hotkey.clone(), answer }).await?;
-        looked.await.map(drop).map_err(|_| Error::Stopping)
+        // The miner's turn decides, not this.
+        let _ = timeout(PATIENCE, looked).await;
+        Ok(())
     }
 
     async fn back(&self) -> Result<OwnedPermit<Ask>, Error> {
@@ -324,6 +329,7 @@ impl Keeper {
                 let offset = watch.offset.load(Ordering::Relaxed);
                 if offset < info.length {
                     watch.stop.cancel();
+                    waiting.retain(|answer| !answer.is_closed());
                     return waiting.push(answer);
                 }
                 Some(Looked { info: info.clone(), offset, silent: Duration::ZERO })

@@ -1,16 +1,14 @@
-//! Several gateways, and gateways that die.
+//! Several gateways, and what dead ones left.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::path::Path;
 
 use svc_gateway::Config;
-use testkit::{Process, RedisServer, Running, unused_addr};
+use testkit::unused_addr;
 
 use super::client::{content, header};
 use crate::common::{Miner, ROUND, World, assert_refused, name_of};
 
-const LONG: Duration = Duration::from_secs(30);
-
-async fn until_serves(world: &World, url: &str) {
+pub(super) async fn until_serves(world: &World, url: &str) {
     world
         .until("the gateway is ready", || async {
             let status = reqwest::get(format!("{url}/status")).await;
@@ -155,64 +153,4 @@ fn copy_parts(world: &World, to: &Path, change: impl Fn(&Path)) {
         }
     }
     change(&part.unwrap());
-}
-
-/// Starts the binary in this world, on this address.
-async fn start(world: &World, http: SocketAddr, redis: &RedisServer) -> Running {
-    let artifacts = format!("file:{}", world.disk.path().join("artifacts").display());
-    let grpc = unused_addr().unwrap();
-    let mut running = Process::new(env!("CARGO_BIN_EXE_svc-gateway"))
-        .env("CONNITO_SCHEDULER_URL", &world.scheduler.url)
-        .env("CONNITO_STORE_URL", redis.url())
-        .env("CONNITO_ARTIFACTS_URL", artifacts)
-        .env("CONNITO_DATA_DIR", world.disk.path().join("data2"))
-        .env("CONNITO_GATEWAY_HTTP_ADDR", http.to_string())
-        .env("CONNITO_GATEWAY_GRPC_ADDR", grpc.to_string())
-        .env("CONNITO_GATEWAY_ADVERTISED_HTTP_URL", format!("http://{http}"))
-        .env("CONNITO_GATEWAY_UPLOAD_LEASE", "600ms")
-        .spawn()
-        .unwrap();
-    running.listens(http, LONG).await.unwrap();
-    until_serves(world, &format!("http://{http}")).await;
-    running
-}
-
-#[tokio::test]
-async fn an_upload_goes_on_after_its_gateway_was_killed_in_the_middle_of_it() {
-    let redis = RedisServer::start().await.unwrap();
-    for (number, file) in [(1, "miner0_g0.pt"), (2, "miner1_g0.safetensors")] {
-        let miner = Miner::new(number, file);
-        let mut world = World::new(&[&miner]).await;
-        let content = content(&miner);
-        let http = unused_addr().unwrap();
-        let mut process = start(&world, http, &redis).await;
-        world.url = format!("http://{http}");
-        let url = world.create(&miner).await;
-        let path = url.strip_prefix(&world.url).unwrap().to_owned();
-        let half = content.len() / 2;
-        let _torn = world.stalled_append(&path, content.len(), &content[..half]).await;
-        process.kill().unwrap();
-        process.ends(LONG).await.unwrap();
-
-        // On another port: whoever has the folder has the upload.
-        let http = unused_addr().unwrap();
-        let mut process = start(&world, http, &redis).await;
-        world.url = format!("http://{http}");
-        let offset = world.offset(&path).await;
-        assert!(offset > 0 && offset <= half);
-        // The dead one's turn ends with its lease.
-        let mut response = world.append(&path, offset, &content[offset..]).send().await.unwrap();
-        while response.status() == 409 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            response = world.append(&path, offset, &content[offset..]).send().await.unwrap();
-        }
-        assert_eq!(response.status(), 204);
-        assert_eq!(world.scheduler.submissions().len(), 1);
-        let key = header(&response, "x-stored-path").unwrap();
-        let stored = std::fs::read(world.disk.path().join("artifacts").join(key)).unwrap();
-        assert!(stored == content);
-        world.until("no part is left", || async { world.parts().is_empty() }).await;
-        process.terminate().unwrap();
-        assert!(process.ends(LONG).await.unwrap().success());
-    }
 }

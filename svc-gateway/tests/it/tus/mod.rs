@@ -5,4 +5,5 @@ mod client;
 mod creation;
 mod cuts;
 mod gateways;
+mod processes;
 mod protocol;
