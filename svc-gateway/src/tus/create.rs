@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 use tracing::{Instrument as _, Span, info_span};
 
 use super::{
-    append::{Appending, Came},
+    append::{Appending, Came, is_ours},
     body::Sent,
     headers::{self, Metadata},
     invalid,
@@ -99,8 +99,7 @@ impl Creating {
     pub(super) fn span(&self) -> Span {
         let empty = tracing::field::Empty;
         let round = self.round.id;
-        let span =
-            info_span!("tus", how = "create", %round, hotkey = empty, uid = empty, reason = empty);
+        let span = info_span!("upload", how = "create", %round, hotkey = empty, uid = empty, reason = empty);
         kit::trace::attach(&span, &self.round.traceparent);
         span
     }
@@ -152,9 +151,10 @@ impl Creating {
         let work = async {
             marks::use_once(&app.store, &claim, app.config.mark_ttl).await?;
             let made = Box::pin(self.made(&claim, turn.lease())).await;
-            if made.as_ref().is_err_and(|error| {
-                error.is_transport() || matches!(error, Error::ChecksumMismatch)
-            }) {
+            if made
+                .as_ref()
+                .is_err_and(|error| is_ours(error) || matches!(error, Error::ChecksumMismatch))
+            {
                 marks::give_back(&app.store, turn.lease(), &claim).await;
             }
             made
