@@ -29,7 +29,8 @@ pub struct Config {
     #[config(default = "")]
     pub advertised_peer_url: String,
 
-    /// URL at which miners reach this gateway, told by `GET /`; empty: not told.
+    /// URL at which miners reach this gateway, told by `GET /`; empty: not told. Where there are several
+    /// gateways, each should have its own: they lead to the one on which an upload by `/files` lies.
     #[config(default = "")]
     pub advertised_http_url: String,
 
@@ -75,6 +76,15 @@ pub struct Config {
     /// Uploads at a time.
     #[config(default = 32)]
     pub max_uploads: usize,
+
+    /// How long an upload by `/files` that is not at its end may be silent before it is deleted. It may also
+    /// last no longer than the Submission phase.
+    #[config(default = "10m", deserialize_with = humantime_serde::deserialize)]
+    pub tus_idle: Duration,
+
+    /// Uploads by `/files` that are not at their end, one per hotkey: enough for a whole subnet.
+    #[config(default = 256)]
+    pub tus_max_unfinished: usize,
 
     /// Downloads at a time.
     #[config(default = 128)]

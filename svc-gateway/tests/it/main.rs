@@ -14,4 +14,5 @@ mod process;
 mod refusals;
 mod resume;
 mod s3;
+mod tus;
 mod upload;
