@@ -13,7 +13,7 @@ use checkpoint::Refusal;
 use domain::{BlockNumber, Hotkey, ModelHash, Phase, RoundId};
 use serde_json::json;
 
-use crate::multipart::MultipartError;
+use crate::{hub::Fault, multipart::MultipartError};
 
 /// What a request can be refused for.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +102,8 @@ pub(crate) enum Error {
     UploadInProgress { hotkey: Hotkey },
     #[error("{0}")]
     Content(#[from] Refusal),
+    #[error("{0}")]
+    Hub(#[from] Fault),
     #[error("the gateway could not {doing}; try again")]
     Unavailable { doing: &'static str },
 }
@@ -129,7 +131,8 @@ impl Error {
             | Self::NotCommittedHash { .. }
             | Self::CommittedSignature { .. }
             | Self::UnsafeFileName { .. }
-            | Self::Extension => StatusCode::BAD_REQUEST,
+            | Self::Extension
+            | Self::Hub(_) => StatusCode::BAD_REQUEST,
             Self::TokenMissing => StatusCode::UNAUTHORIZED,
             Self::TokenWrong
             | Self::WrongTarget { .. }
@@ -207,6 +210,7 @@ impl Error {
             Self::Extension => "unknown_extension",
             Self::AlreadySubmitted { .. } => "already_submitted",
             Self::UploadInProgress { .. } => "upload_in_progress",
+            Self::Hub(fault) => fault.reason(),
             Self::Content(refusal) if refusal.is_miners_fault() => refusal.reason(),
             Self::Content(_) | Self::Unavailable { .. } => "unavailable",
         }

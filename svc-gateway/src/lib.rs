@@ -13,6 +13,7 @@ mod download;
 mod error;
 mod grpc;
 mod http;
+mod hub;
 mod intake;
 mod limits;
 mod marks;
@@ -40,6 +41,7 @@ use std::net::SocketAddr;
 
 use anyhow::Context as _;
 pub use config::{Config, RemoteDownloads};
+pub use hub::HubConfig;
 use kit::{Common, GrpcServer, Shutdown};
 use proto::gateway::v1::gateway_service_server::GatewayServiceServer;
 use store::{Artifacts, Store};
@@ -52,6 +54,7 @@ use tracing::info;
 
 use crate::{
     app::{App, Count, Inner, Slots},
+    hub::Puller,
     limits::Limits,
     report::Reporter,
     sound::Sound,
@@ -153,6 +156,9 @@ impl Gateway {
         };
         shutdown.spawn(watcher.run(shutdown.clone()));
         shutdown.spawn(Reporter::new(&app).run(shutdown.clone()));
+        if let Some(puller) = Puller::new(&app).context("open the hub")? {
+            shutdown.spawn(puller.run(shutdown.clone()));
+        }
         shutdown.spawn(forget(app.clone(), shutdown.clone()));
 
         info!(addr = %http_addr, "HTTP server listens");

@@ -31,7 +31,7 @@ use reqwest::{
 pub(crate) use scheduler::FakeScheduler;
 use schnorrkel::Keypair;
 use serde_json::Value;
-use svc_gateway::{Config, Gateway};
+use svc_gateway::{Config, Gateway, HubConfig};
 use tempfile::TempDir;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::sleep};
 
@@ -89,7 +89,10 @@ impl World {
     /// Starts a gateway in this world with a data folder of its own.
     pub(crate) async fn gateway(&self, data: &str, config: Config) -> (String, SocketAddr) {
         let any = ([127, 0, 0, 1], 0).into();
-        let config = Config { http_addr: any, grpc_addr: any, ..config };
+        // Only a hub that a test started is ever asked.
+        let ours = config.hub.url.starts_with("http://127.0.0.1:");
+        let hub = HubConfig { enabled: config.hub.enabled && ours, ..config.hub };
+        let config = Config { http_addr: any, grpc_addr: any, hub, ..config };
         let common = Common {
             store_url: self.store_url.clone(),
             artifacts_url: format!("file:{}", self.disk.path().join("artifacts").display()),
