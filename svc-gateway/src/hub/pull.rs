@@ -73,8 +73,8 @@ impl Ended {
     pub(crate) fn reached(self) -> Option<bool> {
         match self {
             Self::Stored | Self::Refused(_) => Some(true),
-            Self::Failed("unavailable") | Self::Yielded => None,
-            Self::Failed(_) => Some(false),
+            Self::Failed("hub_unreachable" | "hub_token") => Some(false),
+            Self::Failed(_) | Self::Yielded => None,
         }
     }
 

@@ -8,16 +8,18 @@ use std::{
     time::Duration,
 };
 
+use kit::Common;
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{RngCore as _, SeedableRng as _},
 };
 use serde_json::Value;
+use store::Store;
 use svc_gateway::{Config, HubConfig};
 use testkit::{HubRequest, Mischief, TestHub};
 use tokio::{io::AsyncWriteExt as _, time::sleep};
 
-use crate::common::{Miner, NOW, ROUND, World, assert_refused};
+use crate::common::{Miner, ROUND, World, assert_refused};
 
 const REPO: &str = "some-miner/model_1";
 const SAFE: &str = "model_expgroup_0.safetensors";
@@ -80,6 +82,17 @@ async fn until_told(world: &World, reason: &str) {
     assert_eq!(world.scheduler.refusals().len(), 1);
     assert!(world.scheduler.submissions().is_empty());
     world.until_no_traces().await;
+}
+
+/// What the gateways remember of attempts in a round: reason, and whether it was the last one.
+async fn attempts(world: &World, round: u64) -> Vec<(String, bool)> {
+    let store = Store::open(&world.store_url, &Common::default().namespace).unwrap();
+    let marks = store.list(&format!("hub/{round}/")).await.unwrap();
+    let attempt = |(_, mark): (String, bytes::Bytes)| {
+        let mark: Value = serde_json::from_slice(&mark).unwrap();
+        (mark["reason"].as_str().unwrap().to_owned(), mark["settled"].as_bool().unwrap())
+    };
+    marks.into_iter().map(attempt).collect()
 }
 
 fn stored(world: &World, miner: &Miner, file: &str) -> Vec<u8> {
@@ -243,9 +256,9 @@ async fn a_connection_that_stalls_or_hangs_up_is_left_and_gone_on_from() {
     let mut sent = 0;
     scene.hub.misbehave(move |request| {
         sent += usize::from(request.elsewhere);
-        match sent {
-            1 => Mischief::Stall(40_000),
-            2 => Mischief::HangUp,
+        match (request.elsewhere, sent) {
+            (true, 1) => Mischief::Stall(40_000),
+            (true, 2) => Mischief::HangUp,
             _ => Mischief::None,
         }
     });
@@ -301,47 +314,45 @@ async fn what_the_hub_does_wrong_is_never_told_as_the_miner_s_fault() {
     type When = fn(&HubRequest) -> bool;
     let status =
         |status, code: &str| Mischief::Status(status, vec![("X-Error-Code", code.to_owned())]);
-    let cases: Vec<(When, Mischief)> = vec![
-        (api, status(503, "")),
-        (api, status(500, "")),
-        (api, status(418, "")),
-        (api, status(403, "")),
-        (api, Mischief::HangUp),
-        (api, Mischief::Circle),
-        (api, Mischief::Says("not JSON".into())),
-        (api, Mischief::Says(r#"{"sha":"0123abc"}"#.into())),
-        (tree, Mischief::Endless),
-        (tree, Mischief::PageElsewhere),
-        (tree, Mischief::Says(" ".repeat(5 << 20))),
-        (files, status(404, "")),
-        (files, status(403, "")),
-        (files, status(416, "")),
-        (files, Mischief::Cut(0)),
-        (files, Mischief::WrongLength(5)),
-        (files, Mischief::TooMuch(5)),
-        (files, Mischief::OtherBytes),
-        (files, Mischief::Redirect("http://169.254.169.254/latest/meta-data".into())),
-        (files, Mischief::Redirect("http://10.0.0.1/".into())),
-        (files, Mischief::Redirect("http://[fd00::1]/".into())),
-        (files, Mischief::Redirect("file:///etc/passwd".into())),
-        (files, Mischief::Redirect(String::new())),
+    let redirect = |to: &str| Mischief::Redirect(to.to_owned());
+    let says = |text: &str| Mischief::Says(text.to_owned());
+    let cases: Vec<(When, Mischief, &str)> = vec![
+        (api, status(503, ""), "hub_unreachable"),
+        (api, status(500, ""), "hub_unreachable"),
+        (api, status(418, ""), "hub_answer"),
+        (api, status(403, ""), "hub_answer"),
+        (api, Mischief::HangUp, "hub_unreachable"),
+        (api, Mischief::Circle, "hub_answer"),
+        (api, says("not JSON"), "hub_answer"),
+        (api, says(r#"{"sha":"0123abc"}"#), "hub_answer"),
+        (tree, Mischief::Endless, "hub_answer"),
+        (tree, Mischief::PageElsewhere, "hub_answer"),
+        (tree, Mischief::Says(" ".repeat(5 << 20)), "hub_answer"),
+        (files, status(404, ""), "hub_unreachable"),
+        (files, status(403, ""), "hub_unreachable"),
+        (files, status(416, ""), "hub_unreachable"),
+        (files, Mischief::Cut(0), "hub_unreachable"),
+        (files, Mischief::WrongLength(5), "hub_answer"),
+        (files, Mischief::TooMuch(5), "hub_answer"),
+        (files, Mischief::OtherBytes, "hub_changed"),
+        (files, redirect("http://169.254.169.254/latest/meta-data"), "hub_answer"),
+        (files, redirect("http://10.0.0.1/"), "hub_answer"),
+        (files, redirect("http://[fd00::1]/"), "hub_answer"),
+        (files, redirect("http://2852039166/"), "hub_answer"),
+        (files, redirect("file:///etc/passwd"), "hub_answer"),
+        (files, redirect("http://"), "hub_answer"),
     ];
-    let scene = Scene::with(|hub| {
-        hub.tries = 2;
-        hub.attempts = 1000;
-    })
-    .await;
+    let scene = Scene::with(|hub| hub.tries = 2).await;
     let world = &scene.world;
     scene.hub.misbehave(|_| Mischief::HangUp);
     scene.begin().await;
     let mut round = ROUND;
-    for (when, mischief) in cases {
-        let what = format!("{mischief:?}");
-        scene.hub.misbehave(
-            move |request| {
-                if when(request) { mischief.clone() } else { Mischief::None }
-            },
-        );
+    for (when, mischief, reason) in cases {
+        let what = format!("{mischief:.80?}");
+        scene.hub.misbehave(move |request| match when(request) {
+            true => mischief.clone(),
+            false => Mischief::None,
+        });
         // Another round, where nothing was tried yet.
         round += 472;
         world
@@ -350,9 +361,8 @@ async fn what_the_hub_does_wrong_is_never_told_as_the_miner_s_fault() {
                 view.round.as_mut().unwrap().round_id = round;
             })
             .await;
-        let before = scene.hub.requests().len();
-        world.until(&what, || async { scene.hub.requests().len() > before }).await;
-        sleep(A_WHILE / 3).await;
+        world.until(&what, || async { !attempts(world, round).await.is_empty() }).await;
+        assert_eq!(attempts(world, round).await, [(reason.to_owned(), false)], "{what}");
         world.until_no_traces().await;
         assert_eq!(world.scheduler.refusals(), [], "{what}");
         assert_eq!(world.scheduler.submissions(), [], "{what}");
@@ -365,7 +375,11 @@ async fn what_the_hub_does_wrong_is_never_told_as_the_miner_s_fault() {
 
 #[tokio::test]
 async fn a_file_that_changes_while_it_is_read_is_not_put_together_from_two() {
-    for mischief in [Mischief::Etag("\"another\""), Mischief::WrongRange, Mischief::OtherBytes] {
+    for (mischief, reason) in [
+        (Mischief::Etag("\"another\""), "hub_changed"),
+        (Mischief::OtherBytes, "hub_changed"),
+        (Mischief::WrongRange, "hub_answer"),
+    ] {
         let scene = Scene::with(|hub| hub.attempts = 1).await;
         let mut sent = 0;
         scene.hub.misbehave(move |request| {
@@ -377,9 +391,10 @@ async fn a_file_that_changes_while_it_is_read_is_not_put_together_from_two() {
             }
         });
         scene.begin().await;
-        let asked = || async { scene.hub.file_requests().len() >= 2 };
-        scene.world.until("it was asked again", asked).await;
-        sleep(A_WHILE).await;
+        let tried = || async { !attempts(&scene.world, ROUND).await.is_empty() };
+        scene.world.until("it was tried", tried).await;
+        assert_eq!(attempts(&scene.world, ROUND).await, [(reason.to_owned(), false)]);
+        assert_eq!(scene.hub.file_requests()[1].from, Some(60_000));
         assert_eq!(scene.world.scheduler.submissions(), []);
         assert_eq!(scene.world.scheduler.refusals(), []);
         scene.world.until_no_traces().await;
@@ -400,8 +415,9 @@ async fn a_redirect_to_the_gateway_itself_brings_nothing_and_no_token() {
         false => Mischief::None,
     });
     scene.begin().await;
-    scene.world.until("it was asked", || async { scene.hub.requests().len() >= 4 }).await;
-    sleep(A_WHILE).await;
+    let tried = || async { !attempts(&scene.world, ROUND).await.is_empty() };
+    scene.world.until("it was tried", tried).await;
+    assert_eq!(attempts(&scene.world, ROUND).await, [("hub_unreachable".to_owned(), false)]);
     assert_eq!(scene.world.scheduler.submissions(), []);
     assert_eq!(scene.world.scheduler.refusals(), []);
     assert!(scene.hub.requests().iter().all(|request| request.authorization.is_none()));
@@ -427,18 +443,19 @@ async fn a_token_that_the_hub_does_not_take_is_not_the_miner_s_fault() {
     let scene = Scene::with(|hub| hub.token = Some("old".into())).await;
     scene.hub.misbehave(|_| Mischief::NeedsToken("new"));
     scene.begin().await;
-    scene.world.until("it was asked", || async { scene.hub.requests().len() >= 2 }).await;
-    sleep(A_WHILE).await;
+    let tried = || async { !attempts(&scene.world, ROUND).await.is_empty() };
+    scene.world.until("it was tried", tried).await;
+    assert_eq!(attempts(&scene.world, ROUND).await, [("hub_token".to_owned(), false)]);
     assert_eq!(scene.world.scheduler.refusals(), []);
 }
 
 #[tokio::test]
 async fn attempts_are_some_blocks_apart_and_end() {
-    let scene = Scene::with(|hub| {
+    let change = |hub: &mut HubConfig| {
         hub.attempts = 2;
         hub.tries = 1;
-    })
-    .await;
+    };
+    let scene = Scene::with(change).await;
     let world = &scene.world;
     scene.hub.misbehave(|_| Mischief::Status(500, Vec::new()));
     scene.begin().await;
@@ -453,7 +470,7 @@ async fn attempts_are_some_blocks_apart_and_end() {
         next_block(world).await;
     }
     // What another gateway knows too.
-    world.gateway("data2", config(&scene.hub)).await;
+    world.gateway("data2", hub_config(&scene.hub, change)).await;
     next_block(world).await;
     sleep(A_WHILE).await;
     assert_eq!(scene.hub.requests().len(), 2);
@@ -481,14 +498,6 @@ async fn two_gateways_fetch_a_file_once() {
     let scene = Scene::new().await;
     let world = &scene.world;
     world.gateway("data2", config(&scene.hub)).await;
-    // Slow enough that both have looked at the roster while it comes.
-    scene.hub.misbehave(|request| match request.path.contains("/revision/") {
-        true => {
-            std::thread::yield_now();
-            Mischief::None
-        }
-        false => Mischief::None,
-    });
     scene.begin().await;
     until_stored(world, 1).await;
     sleep(A_WHILE).await;
@@ -624,11 +633,26 @@ async fn a_file_that_takes_longer_than_it_may_is_given_up_and_leaves_nothing() {
         false => Mischief::None,
     });
     scene.begin().await;
-    let asked = || async { !scene.hub.file_requests().is_empty() };
-    scene.world.until("it is being fetched", asked).await;
-    sleep(A_WHILE).await;
+    let tried = || async { !attempts(&scene.world, ROUND).await.is_empty() };
+    scene.world.until("it was tried", tried).await;
+    assert_eq!(attempts(&scene.world, ROUND).await, [("hub_too_slow".to_owned(), false)]);
     scene.world.until_no_traces().await;
     assert_eq!(scene.world.scheduler.submissions(), []);
     assert_eq!(scene.world.scheduler.refusals(), []);
-    assert_eq!(scene.world.scheduler.view().unwrap().block, NOW);
+}
+
+#[tokio::test]
+async fn a_gateway_that_stops_lets_go_of_what_it_fetches() {
+    let scene = Scene::new().await;
+    scene.hub.misbehave(|request| match request.elsewhere {
+        true => Mischief::Stall(70_000),
+        false => Mischief::None,
+    });
+    scene.begin().await;
+    scene.world.until("it is being fetched", || async { !scene.world.traces().is_empty() }).await;
+    assert!(scene.world.stop().await, "it does not wait for the hub");
+    assert_eq!(scene.world.traces(), Vec::<std::path::PathBuf>::new());
+    // Not an attempt, and the next gateway need not wait.
+    assert_eq!(attempts(&scene.world, ROUND).await, []);
+    scene.hub.misbehave(|_| Mischief::None);
 }

@@ -106,6 +106,11 @@ impl World {
         (format!("http://{http}"), grpc)
     }
 
+    /// Stops every gateway; false when they did not end in time.
+    pub(crate) async fn stop(&self) -> bool {
+        self.shutdown.drain(Duration::from_secs(10)).await
+    }
+
     /// The validator's state at `block`, with an open round.
     pub(crate) fn view(&self, block: u64, miners: Vec<wire::Miner>) -> wire::RoundView {
         wire::RoundView {
