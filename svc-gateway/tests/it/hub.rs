@@ -272,37 +272,65 @@ async fn a_connection_that_stalls_or_hangs_up_is_left_and_gone_on_from() {
 }
 
 #[tokio::test]
-async fn a_miner_whose_place_is_none_is_told_once() {
+async fn a_miner_whose_place_is_none_is_told_once_and_by_one_gateway() {
     let honest = || vec![(SAFE, bytes(&miner(1)))];
     let nan = Miner::new(1, "hostile_nan.pt");
-    let files = |files: &[(&'static str, Vec<u8>)]| files.to_vec();
-    for (repo, files, commit, reason) in [
-        ("nobody/here", honest(), None, "hub_missing"),
-        (REPO, honest(), Some("fffffff"), "hub_no_commit"),
-        ("no-owner", honest(), None, "hub_place"),
-        ("../../api", honest(), None, "hub_place"),
-        (REPO, honest(), Some("not-hex"), "hub_place"),
-        (REPO, files(&[("README.md", vec![1; 9])]), None, "hub_no_file"),
-        (REPO, files(&[("a.pt", vec![1; 9]), ("b.pt", vec![2; 9])]), None, "hub_no_file"),
-        (REPO, files(&[(SAFE, bytes(&miner(2)))]), None, "hash_mismatch"),
-        (REPO, files(&[(SAFE, bytes(&nan))]), None, "non_finite"),
-        (REPO, files(&[(SAFE, Vec::new())]), None, "malformed"),
-        (REPO, files(&[(SAFE, vec![0; 4 << 20])]), None, "too_large"),
-    ] {
-        let scene = Scene::of(miner(1), &files, |_| {}).await;
-        let commit = commit.unwrap_or(&scene.commit);
-        name(&scene.world, 0, repo, commit).await;
-        until_told(&scene.world, reason).await;
-        // Another gateway does not ask again, and neither does this one at the next block.
-        let asked = scene.hub.requests().len();
-        scene.world.gateway("data2", config(&scene.hub)).await;
-        next_block(&scene.world).await;
-        sleep(A_WHILE).await;
-        assert_eq!(scene.hub.requests().len(), asked, "{repo}: {reason}");
-        assert_eq!(scene.world.scheduler.refusals().len(), 1);
-        // It may still upload.
-        let miner = &scene.miner;
-        assert_eq!(scene.world.submit_honestly(miner).await.status(), 200, "{reason}");
+    let cases: Vec<(&str, Vec<(&str, Vec<u8>)>, &str)> = vec![
+        ("nobody/here", Vec::new(), "hub_missing"),
+        ("no/commit", honest(), "hub_no_commit"),
+        ("no-owner", Vec::new(), "hub_place"),
+        ("../../api", Vec::new(), "hub_place"),
+        ("not/hex", honest(), "hub_place"),
+        ("no/files", vec![("README.md", vec![1; 9])], "hub_no_file"),
+        ("two/files", vec![("a.pt", vec![1; 9]), ("b.pt", vec![2; 9])], "hub_no_file"),
+        ("another/s", vec![(SAFE, bytes(&miner(2)))], "hash_mismatch"),
+        ("not/finite", vec![(SAFE, bytes(&nan))], "non_finite"),
+        ("nothing/in-it", vec![(SAFE, Vec::new())], "malformed"),
+        ("too/large", vec![(SAFE, vec![0; 4 << 20])], "too_large"),
+    ];
+    let hub = TestHub::start().await.unwrap();
+    let miners: Vec<_> =
+        (1..).take(cases.len()).map(|number| Miner::new(number, "miner0_g0.safetensors")).collect();
+    let world = World::with(&miners.iter().collect::<Vec<_>>(), config(&hub)).await;
+    let places = cases.iter().map(|(repo, files, _)| {
+        let commit = match files.is_empty() {
+            true => "0123abc".to_owned(),
+            false => hub.commit(repo, files).unwrap(),
+        };
+        match *repo {
+            "no/commit" => (*repo, "fffffff".to_owned()),
+            "not/hex" => (*repo, "main".to_owned()),
+            _ => (*repo, commit[..7].to_owned()),
+        }
+    });
+    let places: Vec<_> = places.map(|(repo, digits)| (repo.to_owned(), digits)).collect();
+    world
+        .change(|view| {
+            let roster = view.round.as_mut().unwrap().miners.iter_mut();
+            for (line, (repo, digits)) in roster.zip(places) {
+                (line.hub_repo, line.hub_revision) = (repo, digits);
+            }
+        })
+        .await;
+    let told = || async { world.scheduler.refusals().len() >= cases.len() };
+    world.until("everybody is told", told).await;
+    let asked = hub.requests().len();
+    // Another gateway does not ask again, and neither does this one at the next block.
+    world.gateway("data2", config(&hub)).await;
+    next_block(&world).await;
+    sleep(A_WHILE).await;
+    assert_eq!(hub.requests().len(), asked);
+    let mut expected: Vec<_> = (miners.iter().zip(&cases))
+        .map(|(miner, (.., reason))| (miner.hotkey.to_string(), (*reason).to_owned()))
+        .collect();
+    let mut refusals = world.scheduler.refusals();
+    expected.sort();
+    refusals.sort();
+    assert_eq!(refusals, expected);
+    world.until_no_traces().await;
+    // They may still upload.
+    for miner in &miners {
+        assert_eq!(world.submit_honestly(miner).await.status(), 200);
     }
 }
 

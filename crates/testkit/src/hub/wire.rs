@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
@@ -54,7 +54,8 @@ pub(super) async fn serve(listener: TcpListener, told: Arc<Told>, elsewhere: boo
     }
 }
 
-async fn connection(mut stream: TcpStream, told: &Told, elsewhere: bool) -> io::Result<()> {
+async fn connection(stream: TcpStream, told: &Told, elsewhere: bool) -> io::Result<()> {
+    let mut stream = BufReader::new(stream);
     let head = read_head(&mut stream).await?;
     let Some(request) = parse(&head, elsewhere) else { return Ok(()) };
     told.requests.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());
@@ -66,7 +67,7 @@ async fn connection(mut stream: TcpStream, told: &Told, elsewhere: bool) -> io::
     write(&mut stream, &answer, &mischief).await
 }
 
-async fn read_head(stream: &mut TcpStream) -> io::Result<String> {
+async fn read_head(stream: &mut BufReader<TcpStream>) -> io::Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") && head.len() < MAX_HEAD {
         head.push(stream.read_u8().await?);
@@ -94,7 +95,11 @@ fn parse(head: &str, elsewhere: bool) -> Option<HubRequest> {
     })
 }
 
-async fn write(stream: &mut TcpStream, answer: &Answer, mischief: &Mischief) -> io::Result<()> {
+async fn write(
+    stream: &mut BufReader<TcpStream>,
+    answer: &Answer,
+    mischief: &Mischief,
+) -> io::Result<()> {
     let mut head = format!("HTTP/1.1 {} Told\r\nConnection: close\r\n", answer.status);
     for (name, value) in &answer.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
