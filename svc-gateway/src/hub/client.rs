@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use reqwest::{
     RequestBuilder, Response, StatusCode, Url,
     header::{
@@ -18,19 +17,17 @@ use reqwest::{
     redirect,
 };
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tracing::debug;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
     Failure, Fault, HubConfig, Trouble,
     place::Place,
     reach::{Reach, literal},
+    waits::{LONGEST_WAIT, Waits},
 };
 
 /// Redirects that are followed for one request.
 const MOST_REDIRECTS: usize = 5;
-/// The longest wait between two tries, and the longest that the hub may ask everybody for.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Why the hub refuses, in its own word.
 const ERROR_CODE: HeaderName = HeaderName::from_static("x-error-code");
@@ -69,15 +66,18 @@ pub(crate) struct Answer {
     pub(crate) hub: Vec<HeaderMap>,
 }
 
+/// The address of a hub.
+pub(crate) fn base(url: &str) -> anyhow::Result<Url> {
+    let base: Url = url.parse()?;
+    let web = matches!(base.scheme(), "http" | "https") && base.host_str().is_some();
+    anyhow::ensure!(web, "`{url}` is not the address of a web server");
+    Ok(base)
+}
+
 impl Client {
-    pub(crate) fn new(config: &HubConfig) -> anyhow::Result<Self> {
-        let base: Url = config.url.parse()?;
+    /// Asks the hub at `base`.
+    pub(crate) fn new(base: Url, config: &HubConfig) -> Result<Self, reqwest::Error> {
         let host = base.host_str().unwrap_or_default().to_owned();
-        anyhow::ensure!(
-            matches!(base.scheme(), "http" | "https") && !host.is_empty(),
-            "`{}` is not the address of a web server",
-            config.url,
-        );
         kit::install_crypto();
         let reach = Reach::of(host.trim_start_matches('[').trim_end_matches(']'));
         let builder = || {
@@ -126,7 +126,7 @@ impl Client {
 
     /// Waits before the next of several tries.
     pub(crate) fn waits(&self) -> Waits {
-        Waits { tries: self.tries, backoff: self.backoff, left: delays(self.tries, self.backoff) }
+        Waits::new(self.tries, self.backoff)
     }
 
     /// Where a redirect leads, if it may be followed.
@@ -306,44 +306,6 @@ fn retry_after(response: &Response) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
-/// The waits between tries. What brings something new begins them anew.
-#[derive(Debug)]
-pub(crate) struct Waits {
-    tries: u32,
-    backoff: Duration,
-    left: ExponentialBackoff,
-}
-
-impl Waits {
-    /// Something new came.
-    pub(crate) fn begin_anew(&mut self) {
-        self.left = delays(self.tries, self.backoff);
-    }
-
-    /// Waits before the next try, if `trouble` passes and there is one left; else gives it back.
-    pub(crate) async fn next(&mut self, trouble: Trouble) -> Result<(), Trouble> {
-        let Trouble::Failure(Failure::Passing { why, after }) = trouble else {
-            return Err(trouble);
-        };
-        let Some(wait) = self.left.next() else {
-            return Err(Failure::Unreachable { tries: self.tries, why }.into());
-        };
-        debug!(why, "asking the hub again");
-        sleep(wait.max(after.unwrap_or_default()).min(LONGEST_WAIT)).await;
-        Ok(())
-    }
-}
-
-fn delays(tries: u32, backoff: Duration) -> ExponentialBackoff {
-    ExponentialBuilder::default()
-        .with_min_delay(backoff)
-        .with_max_delay(LONGEST_WAIT)
-        .with_factor(2.0)
-        .with_max_times(tries.saturating_sub(1) as usize)
-        .with_jitter()
-        .build()
-}
-
 /// What failed, down to the cause; without the address, which may be a signed link.
 pub(crate) fn told(error: &reqwest::Error) -> String {
     let mut text = if error.is_connect() { "not connected" } else { "broken off" }.to_owned();
@@ -353,4 +315,37 @@ pub(crate) fn told(error: &reqwest::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client() -> Client {
+        Client::new(base("http://127.0.0.1:1").unwrap(), &HubConfig::default()).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_the_hub_asks_for_time_everybody_waits_but_not_for_ever() {
+        let client = client();
+        let begin = Instant::now();
+        client.hold().await;
+        assert_eq!(begin.elapsed().as_secs(), 0);
+        client.hold_for(Duration::from_secs(30));
+        // Who is asked for less does not shorten it.
+        client.hold_for(Duration::from_secs(1));
+        tokio::join!(client.hold(), client.hold());
+        assert_eq!(begin.elapsed().as_secs(), 30);
+        client.hold_for(Duration::from_secs(1_000_000));
+        client.hold().await;
+        assert_eq!(begin.elapsed().as_secs(), 90);
+    }
+
+    #[test]
+    fn an_address_of_the_hub_has_only_the_parts_that_it_is_given() {
+        let client = Client { base: base("https://hub.example/root/").unwrap(), ..client() };
+        let url = client.url(&["a/b", "resolve", "c", "d e/f?g#h%2f.pt"]).unwrap();
+        assert_eq!(url.as_str(), "https://hub.example/root/a/b/resolve/c/d%20e/f%3Fg%23h%252f.pt");
+        assert!(base("ftp://hub").is_err() && base("hub").is_err());
+    }
 }

@@ -21,6 +21,7 @@ mod place;
 mod pull;
 mod puller;
 mod reach;
+mod waits;
 
 use std::time::Duration;
 

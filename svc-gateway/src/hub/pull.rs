@@ -97,14 +97,9 @@ pub(crate) struct Pulls {
 }
 
 impl Pulls {
-    /// Does one attempt, and remembers it.
+    /// Does one attempt, and remembers it; none while another gateway does one.
     pub(crate) async fn pull(&self, order: &Order) -> Ended {
-        let ended = match self.alone(order).await {
-            Ok(ended) => ended,
-            Err(error) => Ended::Failed(error.reason()),
-        };
-        ended.count();
-        ended
+        self.alone(order).await.unwrap_or_else(|error| Ended::Failed(error.reason()))
     }
 
     /// Takes the lease, works while it is held, and lets go of it.
@@ -115,18 +110,21 @@ impl Pulls {
         let Some(lease) = store.acquire(&name, ttl).await.map_err(unusable)? else {
             return Ok(Ended::Yielded);
         };
-        let work = marks::while_held(store, &lease, ttl, Box::pin(self.attempt(order))).await;
+        let ended = marks::while_held(store, &lease, ttl, Box::pin(self.attempt(order))).await;
+        ended.as_ref().map_or_else(|error| Ended::Failed(error.reason()), |ended| *ended).count();
         if let Err(error) = store.release(lease).await {
             warn!(%error, round = %order.round.id, "a pull's lease was not released; it runs out");
         }
-        work
+        ended
     }
 
     async fn attempt(&self, order: &Order) -> Result<Ended, Error> {
         // Once more, with the lease in hand: another gateway may just have ended.
         let unusable = |error| Error::unavailable("use the store", error);
         let known = memory::of_miner(&self.app.store, order.round.id, &order.hotkey).await;
-        if known.map_err(unusable)?.count() != order.attempts {
+        let known = known.map_err(unusable)?.count();
+        let submitted = marks::is_submitted(&self.app.store, order.round.id, &order.hotkey).await?;
+        if known != order.attempts || submitted {
             return Ok(Ended::Yielded);
         }
         let ended = match self.work(order).await {
@@ -154,26 +152,25 @@ impl Pulls {
     async fn refuse(&self, order: &Order, error: &Error) -> Result<Ended, Error> {
         let reason = error.reason();
         Span::current().record("reason", reason);
+        if marks::is_submitted(&self.app.store, order.round.id, &order.hotkey).await? {
+            return Ok(Ended::Yielded);
+        }
         if self.remember(order, reason, true).await? {
             info!(%error, hotkey = %order.hotkey, repo = order.place.repo, "a file of the hub is refused");
-            self.tell(order, error).await?;
+            // What is known of an upload's content says more than that the hub has nothing.
+            if !matches!(error, Error::Hub(_)) || !self.is_refused(order) {
+                refusals::tell(&self.app, &order.round, &order.hotkey, error);
+            }
         }
         Ok(Ended::Refused(reason))
     }
 
-    async fn tell(&self, order: &Order, error: &Error) -> Result<(), Error> {
-        if marks::is_submitted(&self.app.store, order.round.id, &order.hotkey).await? {
-            return Ok(());
-        }
-        // What is known of an upload's content says more than that the hub has nothing.
-        let seen = self.app.latest.any()?;
+    /// Whether the scheduler says that an upload of this miner was refused.
+    fn is_refused(&self, order: &Order) -> bool {
+        let Ok(seen) = self.app.latest.any() else { return false };
         let round = seen.view.round.as_ref().filter(|round| round.id == order.round.id);
-        let told = round.and_then(|round| round.miners.get(&order.hotkey));
-        if matches!(error, Error::Hub(_)) && told.is_some_and(|miner| !miner.reason.is_empty()) {
-            return Ok(());
-        }
-        refusals::tell(&self.app, &order.round, &order.hotkey, error);
-        Ok(())
+        let miner = round.and_then(|round| round.miners.get(&order.hotkey));
+        miner.is_some_and(|miner| !miner.reason.is_empty())
     }
 
     /// Nobody's fault but the hub's or ours: remembered, and logged where it is another than before.
@@ -204,7 +201,8 @@ impl Pulls {
             fetched = timeout(limit, Box::pin(self.fetch(order))) => fetched,
             () = order.stop.cancelled() => return Err(Error::Stopping.into()),
         };
-        let (claim, file) = fetched.map_err(|_| Failure::Slow { limit })??;
+        let (claim, intake) = fetched.map_err(|_| Failure::Slow { limit })??;
+        let file = intake.finish(&self.app).await?;
         let submitted = self.keep(order, &claim, &file).await?;
         self.app.stored.add();
         info!(key = %submitted.key, bytes = submitted.bytes, hotkey = %order.hotkey,
@@ -213,7 +211,7 @@ impl Pulls {
         Ok(())
     }
 
-    async fn fetch(&self, order: &Order) -> Result<(Claim, Received), Trouble> {
+    async fn fetch(&self, order: &Order) -> Result<(Claim, Intake), Trouble> {
         let place = Place::try_from(&order.place)?;
         let mut session = Session::new(&self.client, &place);
         let commit = commit::resolve(&mut session, &place).await?;
@@ -239,8 +237,7 @@ impl Pulls {
             least: hub.least_bytes_per_second,
             got: Got::nothing(intake, &file),
         };
-        let intake = fetch.run(&mut session).await?;
-        Ok((claim, intake.finish(app).await?))
+        Ok((claim, fetch.run(&mut session).await?))
     }
 
     /// Stores the file when it is the miner's turn: an upload that is under way is waited for, as it may fail.

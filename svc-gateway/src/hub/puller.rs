@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use domain::{Hotkey, Phase, RoundId};
@@ -11,13 +12,13 @@ use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Futures
 use kit::Shutdown;
 use tokio::{
     task::JoinError,
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval},
 };
 use tracing::{Instrument as _, field::Empty, info, info_span, warn};
 
 use super::{
     bucket::Bucket,
-    client::Client,
+    client::{self, Client},
     memory::{self, Attempts},
     pull::{Ended, Order, Pulls},
 };
@@ -27,11 +28,16 @@ use crate::{
     view::{Miner, Round, Seen},
 };
 
+/// The shortest time between two looks.
+const SHORTEST: Duration = Duration::from_millis(10);
+
 /// The task.
 #[derive(Debug)]
 pub(crate) struct Puller {
     pulls: Arc<Pulls>,
     running: HashMap<Hotkey, Running>,
+    /// Whose pull ended without a file, and when: others are looked at before.
+    resting: HashMap<Hotkey, Instant>,
     ended: FuturesUnordered<BoxFuture<'static, (Hotkey, Result<Ended, JoinError>)>>,
     /// Whether the hub answered the last time.
     reached: Option<bool>,
@@ -51,14 +57,25 @@ impl Puller {
         if !config.enabled {
             return Ok(None);
         }
+        let base = client::base(&config.url)?;
+        let client = match Client::new(base, config) {
+            Ok(client) => client,
+            // A machine without certificates, say: what miners send is taken all the same.
+            Err(error) => {
+                warn!(%error, "no hub can be asked from this machine");
+                metrics::hub_reached(false);
+                return Ok(None);
+            }
+        };
         let pulls = Pulls {
             app: app.clone(),
-            client: Client::new(config)?,
+            client,
             all: Arc::new(Mutex::new(Bucket::new(config.bytes_per_second))),
         };
         Ok(Some(Self {
             pulls: Arc::new(pulls),
             running: HashMap::new(),
+            resting: HashMap::new(),
             ended: FuturesUnordered::new(),
             reached: None,
         }))
@@ -66,7 +83,7 @@ impl Puller {
 
     /// Begins what is missing, again and again, until `shutdown`.
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
-        let mut ticks = interval(self.pulls.app.config.hub.interval);
+        let mut ticks = interval(self.every());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -79,6 +96,10 @@ impl Puller {
                 () = shutdown.cancelled() => return,
             }
         }
+    }
+
+    fn every(&self) -> Duration {
+        self.pulls.app.config.hub.interval.max(SHORTEST)
     }
 
     async fn reconcile(&mut self, shutdown: &Shutdown) {
@@ -117,10 +138,13 @@ impl Puller {
         let most = self.pulls.app.config.hub.attempts;
         let missing = missing(round, &attempts, most, |hotkey| is_submitted(hotkey));
         metrics::hub_waiting(missing.len());
+        let every = self.every();
+        self.resting.retain(|_, since| since.elapsed() < every);
+        let busy = |hotkey| self.running.contains_key(hotkey) || self.resting.contains_key(hotkey);
         let mut orders = Vec::new();
         for (hotkey, miner) in missing {
             let tried = attempts.get(hotkey).cloned().unwrap_or_default();
-            if !self.running.contains_key(hotkey) && tried.are_due(seen.view.block) {
+            if !busy(hotkey) && tried.are_due(seen.view.block) {
                 orders.extend(order(&seen, (round, shutdown.child()), (hotkey, miner), &tried));
             }
         }
@@ -146,6 +170,9 @@ impl Puller {
     fn note(&mut self, (hotkey, ended): (Hotkey, Result<Ended, JoinError>)) {
         self.running.remove(&hotkey);
         metrics::hub_pulls_in_progress(self.running.len());
+        if !matches!(ended, Ok(Ended::Stored)) {
+            self.resting.insert(hotkey.clone(), Instant::now());
+        }
         match ended {
             Ok(ended) => self.reach(ended),
             Err(error) => warn!(%error, %hotkey, "a pull broke down"),
