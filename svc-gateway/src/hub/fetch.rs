@@ -308,6 +308,22 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_told_by_its_sha256_or_by_its_id_in_git() {
+        let told = |content: Content, bytes: &[u8]| {
+            let file = Listed { path: "m.pt".into(), size: 6, content };
+            let mut digest = Digest::new(&file);
+            bytes.chunks(4).for_each(|piece| digest.update(piece));
+            digest.tells(&file)
+        };
+        // What `git hash-object` and `sha256sum` say.
+        let blob = || Content::GitBlob("ce013625030ba8dba906f756967f9e9ca394464a".into());
+        let sha256 = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
+        let sha256 = || Content::Sha256(sha256.into());
+        assert!(told(blob(), b"hello\n") && told(sha256(), b"hello\n"));
+        assert!(!told(blob(), b"hellO\n") && !told(sha256(), b"hellO\n"));
+    }
+
+    #[test]
     fn what_the_hub_says_on_the_way_must_be_what_it_listed() {
         let commit = Commit::parse(&"a".repeat(40)).unwrap();
         let content = Content::Sha256("b".repeat(64));

@@ -1,6 +1,19 @@
 //! A hub that gives files, sooner or later.
 
-use super::*;
+use std::time::Duration;
+
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{RngCore as _, SeedableRng as _},
+};
+use serde_json::Value;
+use testkit::{Mischief, TestHub};
+use tokio::time::sleep;
+
+use super::{
+    A_WHILE, PT, REPO, SAFE, Scene, bytes, config, miner, name, stored, until_stored, until_told,
+};
+use crate::common::{Miner, ROUND, World, assert_refused};
 
 #[tokio::test]
 async fn a_file_that_a_commitment_names_is_stored_and_told_as_an_upload_would_be() {

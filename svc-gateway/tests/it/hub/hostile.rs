@@ -1,7 +1,17 @@
 //! A hub, or a miner through it, that does not do what it should: nothing of it is taken, and the right one is
 //! told.
 
-use super::*;
+use std::time::Duration;
+
+use svc_gateway::HubConfig;
+use testkit::{HubRequest, Mischief, TestHub};
+use tokio::time::sleep;
+
+use super::{
+    A_WHILE, REPO, SAFE, Scene, attempts, bytes, config, hub_config, miner, next_block, stored,
+    until_stored,
+};
+use crate::common::{Miner, ROUND, World};
 
 #[tokio::test]
 async fn a_miner_whose_place_is_none_is_told_once_and_by_one_gateway() {

@@ -4,26 +4,16 @@ mod fetch;
 mod hostile;
 mod turns;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use kit::Common;
-use rand_chacha::{
-    ChaCha8Rng,
-    rand_core::{RngCore as _, SeedableRng as _},
-};
 use serde_json::Value;
 use store::Store;
 use svc_gateway::{Config, HubConfig};
-use testkit::{HubRequest, Mischief, TestHub};
-use tokio::{io::AsyncWriteExt as _, time::sleep};
+use testkit::TestHub;
+use tokio::time::sleep;
 
-use crate::common::{Miner, ROUND, World, assert_refused};
+use crate::common::{Miner, ROUND, World};
 
 const REPO: &str = "some-miner/model_1";
 const SAFE: &str = "model_expgroup_0.safetensors";

@@ -1,6 +1,19 @@
 //! Who fetches what, and who comes first.
 
-use super::*;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use serde_json::Value;
+use svc_gateway::HubConfig;
+use testkit::{Mischief, TestHub};
+use tokio::{io::AsyncWriteExt as _, time::sleep};
+
+use super::{
+    A_WHILE, SAFE, Scene, attempts, bytes, config, hub_config, miner, name, stored, until_stored,
+};
+use crate::common::{ROUND, World};
 
 #[tokio::test]
 async fn two_gateways_fetch_a_file_once() {
