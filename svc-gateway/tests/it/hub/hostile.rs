@@ -280,3 +280,42 @@ async fn a_file_that_takes_longer_than_it_may_is_given_up_and_leaves_nothing() {
     assert_eq!(scene.world.scheduler.submissions(), []);
     assert_eq!(scene.world.scheduler.refusals(), []);
 }
+
+#[tokio::test]
+async fn a_limit_on_bytes_holds_a_file_back() {
+    type Limit = fn(&mut HubConfig) -> &mut u64;
+    let limits: [Limit; 2] =
+        [|hub| &mut hub.bytes_per_second, |hub| &mut hub.bytes_per_second_per_miner];
+    for limit in limits {
+        let scene = Scene::with(|hub| {
+            // It would take two minutes.
+            *limit(hub) = 2_000;
+            hub.file_timeout = Duration::from_secs(1);
+            hub.attempts = 1;
+        })
+        .await;
+        scene.begin().await;
+        let tried = || async { !attempts(&scene.world, ROUND).await.is_empty() };
+        scene.world.until("it was tried", tried).await;
+        assert_eq!(attempts(&scene.world, ROUND).await, [("hub_too_slow".to_owned(), false)]);
+        assert_eq!(scene.world.scheduler.submissions(), []);
+    }
+}
+
+#[tokio::test]
+async fn what_is_known_of_an_upload_is_not_forgotten_for_a_place_that_is_none() {
+    let scene = Scene::new().await;
+    scene
+        .world
+        .change(|view| {
+            let line = &mut view.round.as_mut().unwrap().miners[0];
+            (line.outcome, line.reason) = ("refused".into(), "non_finite".into());
+            (line.hub_repo, line.hub_revision) = ("nobody/here".into(), "0123abc".into());
+        })
+        .await;
+    let tried = || async { !attempts(&scene.world, ROUND).await.is_empty() };
+    scene.world.until("it was tried", tried).await;
+    assert_eq!(attempts(&scene.world, ROUND).await, [("hub_missing".to_owned(), true)]);
+    sleep(A_WHILE).await;
+    assert_eq!(scene.world.scheduler.refusals(), []);
+}
