@@ -38,7 +38,7 @@ fn config(hub: &TestHub) -> Config {
         timeout: Duration::from_secs(20),
         ..HubConfig::default()
     };
-    Config { hub, upload_lease: Duration::from_secs(2), ..Config::default() }
+    Config { hub, ..Config::default() }
 }
 
 fn hub_config(hub: &TestHub, change: impl FnOnce(&mut HubConfig)) -> Config {
