@@ -12,6 +12,7 @@ use domain::{
 use crate::{
     auth::{self, Signature},
     error::Error,
+    marks::Transport,
     view::{Miner, Round, View},
 };
 
@@ -74,8 +75,10 @@ pub(crate) struct Claim {
     pub(crate) model_hash: ModelHash,
     /// Name of the file, safe to be the last part of a key.
     pub(crate) file_name: String,
-    /// Digest of the request's signature, which may be used once.
+    /// Digest of the request's signature, which may be used once; empty where nobody sent one.
     pub(crate) nonce: String,
+    /// The road that it takes.
+    pub(crate) transport: Transport,
 }
 
 /// Who an upload is from, once its signature was verified.
@@ -147,19 +150,41 @@ pub(crate) fn admit(
     if !(first..=last).contains(&origin) {
         return Err(Error::OriginBlock { origin, first, last });
     }
-    let miner = round
-        .miners
-        .get(&hotkey)
-        .ok_or_else(|| Error::NotOnRoster { hotkey: hotkey.clone(), round: round.id })?;
+    let miner = on_roster(&hotkey, round)?;
     let committed = usable_commitment(&hotkey, miner, round.id)?;
     if committed != model_hash {
         return Err(Error::NotCommittedHash { given: model_hash, committed });
     }
-    if !auth::commits_to(&hotkey, &miner.signature, &committed) {
+    let transport = Transport::Upload;
+    claim((hotkey, miner), committed, file_name, round.id, (nonce, transport))
+}
+
+/// Whether a file that nobody sent, but this miner left on the hub, is wanted in this round.
+pub(crate) fn admit_pull(hotkey: &Hotkey, file_name: &str, round: &Round) -> Result<Claim, Error> {
+    let miner = on_roster(hotkey, round)?;
+    let committed = usable_commitment(hotkey, miner, round.id)?;
+    let of = (String::new(), Transport::Hub);
+    claim((hotkey.clone(), miner), committed, Some(file_name), round.id, of)
+}
+
+fn on_roster<'a>(hotkey: &Hotkey, round: &'a Round) -> Result<&'a Miner, Error> {
+    let unknown = || Error::NotOnRoster { hotkey: hotkey.clone(), round: round.id };
+    round.miners.get(hotkey).ok_or_else(unknown)
+}
+
+/// What both roads ask for in the end.
+fn claim(
+    (hotkey, miner): (Hotkey, &Miner),
+    model_hash: ModelHash,
+    file_name: Option<&str>,
+    round: RoundId,
+    (nonce, transport): (String, Transport),
+) -> Result<Claim, Error> {
+    if !auth::commits_to(&hotkey, &miner.signature, &model_hash) {
         return Err(Error::CommittedSignature { hotkey });
     }
     let file_name = safe_file_name(file_name)?;
-    Ok(Claim { round: round.id, uid: miner.uid, hotkey, model_hash, file_name, nonce })
+    Ok(Claim { round, uid: miner.uid, hotkey, model_hash, file_name, nonce, transport })
 }
 
 /// The hash that a miner of the roster committed, if it may upload.
@@ -188,7 +213,7 @@ pub(crate) fn commitment_reason(reason: &str) -> &'static str {
 
 /// The name, if nobody can mean harm by it: no folders, nothing hidden, printable, not long, and with one
 /// of the [`EXTENSIONS`].
-fn safe_file_name(name: Option<&str>) -> Result<String, Error> {
+pub(crate) fn safe_file_name(name: Option<&str>) -> Result<String, Error> {
     let unsafe_name = |why| Err(Error::UnsafeFileName { why });
     let Some(name) = name.filter(|name| !name.is_empty()) else {
         return unsafe_name("it is missing");

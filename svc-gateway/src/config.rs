@@ -5,6 +5,8 @@ use std::{net::SocketAddr, time::Duration};
 use confique::Config as _;
 use secrecy::SecretString;
 
+use crate::hub::HubConfig;
+
 /// The gateway's own settings. Limits have safe defaults; sizes are bytes.
 #[derive(Debug, Clone, confique::Config)]
 pub struct Config {
@@ -141,6 +143,10 @@ pub struct Config {
     /// How often submissions that the scheduler has not taken note of are reported again.
     #[config(default = "5s", deserialize_with = humantime_serde::deserialize)]
     pub report_interval: Duration,
+
+    /// Files that miners left on a model hub.
+    #[config(nested)]
+    pub hub: HubConfig,
 }
 
 /// How files are served that are not on this disk.

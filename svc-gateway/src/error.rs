@@ -13,7 +13,7 @@ use checkpoint::Refusal;
 use domain::{BlockNumber, Hotkey, ModelHash, Phase, RoundId};
 use serde_json::json;
 
-use crate::multipart::MultipartError;
+use crate::{hub::Fault, multipart::MultipartError};
 
 /// What a request can be refused for.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +124,8 @@ pub(crate) enum Error {
     UploadGone { why: Gone },
     #[error("{0}")]
     Content(#[from] Refusal),
+    #[error("{0}")]
+    Hub(#[from] Fault),
     #[error("the gateway could not {doing}; try again")]
     Unavailable { doing: &'static str },
 }
@@ -183,7 +185,8 @@ impl Error {
             | Self::Extension
             | Self::InvalidHeader { .. }
             | Self::LengthDeferred
-            | Self::ChecksumAlgorithm => StatusCode::BAD_REQUEST,
+            | Self::ChecksumAlgorithm
+            | Self::Hub(_) => StatusCode::BAD_REQUEST,
             // A code of tus: it has no name.
             Self::ChecksumMismatch => StatusCode::from_u16(460).unwrap_or(StatusCode::BAD_REQUEST),
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -280,6 +283,7 @@ impl Error {
             Self::NoUpload => "no_upload",
             Self::UploadElsewhere => "upload_elsewhere",
             Self::UploadGone { why } => why.reason(),
+            Self::Hub(fault) => fault.reason(),
             Self::Content(refusal) if refusal.is_miners_fault() => refusal.reason(),
             Self::Content(_) | Self::Unavailable { .. } => "unavailable",
         }

@@ -13,6 +13,7 @@ mod download;
 mod error;
 mod grpc;
 mod http;
+mod hub;
 mod intake;
 mod limits;
 mod marks;
@@ -41,6 +42,7 @@ use std::{fs, net::SocketAddr};
 
 use anyhow::Context as _;
 pub use config::{Config, RemoteDownloads};
+pub use hub::HubConfig;
 use kit::{Common, GrpcServer, Shutdown};
 use proto::gateway::v1::gateway_service_server::GatewayServiceServer;
 use store::{Artifacts, Store};
@@ -53,6 +55,7 @@ use tracing::info;
 
 use crate::{
     app::{App, Count, Inner, Slots},
+    hub::Puller,
     limits::Limits,
     report::Reporter,
     sound::Sound,
@@ -165,6 +168,9 @@ impl Gateway {
         };
         shutdown.spawn(watcher.run(shutdown.clone()));
         shutdown.spawn(Reporter::new(&app).run(shutdown.clone()));
+        if let Some(puller) = Puller::new(&app).context("open the hub")? {
+            shutdown.spawn(puller.run(shutdown.clone()));
+        }
         shutdown.spawn(forget(app.clone(), shutdown.clone()));
         shutdown.spawn(Keeper::new(app.clone(), asks, unfinished).run());
 

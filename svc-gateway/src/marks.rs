@@ -28,6 +28,20 @@ pub(crate) struct Submitted {
     pub(crate) bytes: u64,
     /// Newest block when it was stored.
     pub(crate) block: u64,
+    /// The road that it took.
+    #[serde(default)]
+    pub(crate) transport: Transport,
+}
+
+/// The roads that a file can take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Transport {
+    /// The miner sent it.
+    #[default]
+    Upload,
+    /// It was fetched from where the miner's commitment says.
+    Hub,
 }
 
 impl Submitted {
@@ -65,10 +79,19 @@ fn failed(error: StoreError) -> Error {
 
 /// Refuses a miner that has submitted in this round.
 pub(crate) async fn check_new(store: &Store, claim: &Claim) -> Result<(), Error> {
-    match store.get(&submitted_key(claim.round, &claim.hotkey)).await.map_err(failed)? {
-        None => Ok(()),
-        Some(_) => Err(already(claim)),
+    match is_submitted(store, claim.round, &claim.hotkey).await? {
+        false => Ok(()),
+        true => Err(already(claim)),
     }
+}
+
+/// Whether a file of the miner's is stored in this round.
+pub(crate) async fn is_submitted(
+    store: &Store,
+    round: RoundId,
+    hotkey: &Hotkey,
+) -> Result<bool, Error> {
+    Ok(store.get(&submitted_key(round, hotkey)).await.map_err(failed)?.is_some())
 }
 
 /// Marks the miner as having submitted; refuses when another gateway was first.
@@ -282,6 +305,7 @@ mod tests {
             model_hash: ModelHash([2; 24]),
             file_name: "m.pt".into(),
             nonce: "00".into(),
+            transport: Transport::Upload,
         }
     }
 

@@ -68,3 +68,34 @@ pub(crate) fn watch_broken() {
 pub(crate) fn block(block: u64) {
     gauge!("gateway_block").set(block as f64);
 }
+
+/// A pull from the hub ended; `outcome` is `stored`, `refused`, `failed` or `yielded`, `reason` is empty
+/// for the first and the last.
+pub(crate) fn hub_pull(outcome: &'static str, reason: &'static str) {
+    counter!("gateway_hub_pulls_total", "outcome" => outcome, "reason" => reason).increment(1);
+}
+
+/// Pulls in progress.
+pub(crate) fn hub_pulls_in_progress(pulls: usize) {
+    gauge!("gateway_hub_pulls_in_progress").set(pulls as f64);
+}
+
+/// Miners of the round whose file is on the hub and not stored yet.
+pub(crate) fn hub_waiting(miners: usize) {
+    gauge!("gateway_hub_waiting").set(miners as f64);
+}
+
+/// Bytes of files received from the hub, whatever became of them.
+pub(crate) fn hub_bytes(bytes: u64) {
+    counter!("gateway_hub_bytes_total").increment(bytes);
+}
+
+/// A file of the hub broke off.
+pub(crate) fn hub_break() {
+    counter!("gateway_hub_breaks_total").increment(1);
+}
+
+/// Whether the hub gave what it was asked for, the last time.
+pub(crate) fn hub_reached(reached: bool) {
+    gauge!("gateway_hub_reached").set(if reached { 1.0 } else { 0.0 });
+}

@@ -20,7 +20,8 @@ pub(crate) fn tell(app: &App, round: &Arc<Round>, hotkey: &Hotkey, error: &Error
     );
 }
 
-fn is_of_the_miner(error: &Error) -> bool {
+/// Whether a refusal says something of the miner.
+pub(crate) fn is_of_the_miner(error: &Error) -> bool {
     matches!(
         error.status(),
         StatusCode::BAD_REQUEST

@@ -59,6 +59,7 @@ pub(crate) async fn keep(
         sha256: file.sha256.clone(),
         bytes: file.bytes,
         block: seen.view.block.0,
+        transport: claim.transport,
     };
     if let Err(error) = write(app, &folder, claim, file, &submitted).await {
         discard(app, &folder).await;
@@ -94,6 +95,7 @@ async fn write(
         "sha256": submitted.sha256,
         "bytes": submitted.bytes,
         "block": submitted.block,
+        "transport": submitted.transport,
     });
     app.artifacts.put_bytes(&format!("{folder}/meta.json"), Bytes::from(meta.to_string())).await
 }

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use checkpoint::Manifest;
-use domain::{BlockNumber, ExpertGroup, GlobalVersion, Hotkey, ModelHash, RoundId, Schedule, Uid};
+use domain::{
+    BlockNumber, ExpertGroup, GlobalVersion, Hotkey, HubPlace, ModelHash, RoundId, Schedule, Uid,
+};
 use proto::{
     InvalidField,
     convert::{parse, required},
@@ -63,12 +65,16 @@ pub(crate) struct Round {
 pub(crate) struct Miner {
     /// Its slot.
     pub(crate) uid: Uid,
+    /// Whether it is this validator's to evaluate first.
+    pub(crate) assigned: bool,
     /// Whether its upload is taken.
     pub(crate) may_upload: bool,
     /// The hash that it revealed.
     pub(crate) model_hash: Option<ModelHash>,
     /// The signature that it committed before, as on chain.
     pub(crate) signature: String,
+    /// Where it says that the file lies, if it does.
+    pub(crate) hub: Option<HubPlace>,
     /// Whether the scheduler still waits for its file.
     pub(crate) pending: bool,
     /// Why it may not upload, if so.
@@ -139,11 +145,14 @@ impl TryFrom<wire::Miner> for Miner {
             .map_err(|error| InvalidField::new("round.miners.uid", error))?;
         Ok(Self {
             uid: Uid(uid),
+            assigned: miner.assigned,
             may_upload: miner.may_upload,
             model_hash: (!miner.model_hash.is_empty())
                 .then(|| parse("round.miners.model_hash", &miner.model_hash))
                 .transpose()?,
             signature: miner.signature,
+            hub: (!miner.hub_repo.is_empty())
+                .then_some(HubPlace { repo: miner.hub_repo, revision: miner.hub_revision }),
             pending: matches!(miner.outcome.as_str(), "pending" | "refused"),
             reason: miner.reason,
             detail: miner.detail,

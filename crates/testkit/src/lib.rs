@@ -3,11 +3,13 @@
 //! Everything started here is killed when its handle is dropped. Waits end at a limit with an
 //! error that says what was there instead.
 
+mod hub;
 mod net;
 mod otlp;
 mod process;
 mod redis;
 
+pub use hub::{HubRequest, Mischief, TestHub};
 pub use net::{connects, free_port, unused_addr};
 pub use otlp::{OtlpReceiver, Span};
 pub use process::{Process, Running};

@@ -21,7 +21,7 @@ use tempfile::{NamedTempFile, TempPath};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::admit::Claim;
+use crate::{admit::Claim, marks::Transport};
 
 const LOCK: &str = "lock";
 /// Largest description that is read.
@@ -111,6 +111,7 @@ impl Info {
             model_hash: self.model_hash,
             file_name: self.file_name.clone(),
             nonce: self.nonce.clone(),
+            transport: Transport::Upload,
         }
     }
 }

@@ -6,6 +6,7 @@ mod common;
 mod connections;
 mod download;
 mod hostile;
+mod hub;
 #[expect(unreachable_pub, reason = "the client is public in its own crate")]
 #[path = "../../../crates/connito/src/miner/client.rs"]
 mod miner_client;

@@ -261,6 +261,9 @@ http_addr = "127.0.0.1:{http}"
 grpc_addr = "127.0.0.1:{gateway}"
 advertised_peer_url = "http://127.0.0.1:{peer}"
 
+[gateway.hub]
+enabled = false
+
 [evaluator]
 grpc_addr = "127.0.0.1:{evaluator}"
 tokenizer = "{model}/tokenizer.json"

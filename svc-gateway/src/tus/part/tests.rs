@@ -10,6 +10,7 @@ fn claim() -> Claim {
         model_hash: ModelHash([2; 24]),
         file_name: "m.pt".into(),
         nonce: "00".into(),
+        transport: Transport::Upload,
     }
 }
 

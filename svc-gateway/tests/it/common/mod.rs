@@ -31,7 +31,7 @@ use reqwest::{
 pub(crate) use scheduler::FakeScheduler;
 use schnorrkel::Keypair;
 use serde_json::Value;
-use svc_gateway::{Config, Gateway};
+use svc_gateway::{Config, Gateway, HubConfig};
 use tempfile::TempDir;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::sleep};
 
@@ -99,7 +99,10 @@ impl World {
         config: Config,
     ) -> (String, SocketAddr) {
         let grpc_addr = ([127, 0, 0, 1], 0).into();
-        let config = Config { http_addr, grpc_addr, ..config };
+        // Only a hub that a test started is ever asked.
+        let ours = config.hub.url.starts_with("http://127.0.0.1:");
+        let hub = HubConfig { enabled: config.hub.enabled && ours, ..config.hub };
+        let config = Config { http_addr, grpc_addr, hub, ..config };
         let common = Common {
             store_url: self.store_url.clone(),
             artifacts_url: format!("file:{}", self.disk.path().join("artifacts").display()),
@@ -111,6 +114,11 @@ impl World {
         let (http, grpc) = (gateway.http_addr(), gateway.grpc_addr());
         self.shutdown.spawn(gateway.serve(self.shutdown.clone()));
         (format!("http://{http}"), grpc)
+    }
+
+    /// Stops every gateway; false when they did not end in time.
+    pub(crate) async fn stop(&self) -> bool {
+        self.shutdown.drain(Duration::from_secs(10)).await
     }
 
     /// The validator's state at `block`, with an open round.
