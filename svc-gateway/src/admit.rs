@@ -21,7 +21,7 @@ pub(crate) const EXTENSIONS: [&str; 5] = [".pt", ".bin", ".ckpt", ".safetensors"
 const MAX_FILE_NAME: usize = 128;
 
 /// The text fields of a form, by name. The empty ones count as missing.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Fields(BTreeMap<String, String>);
 
 impl Fields {
@@ -85,6 +85,7 @@ pub(crate) struct Sender {
     pub(crate) hotkey: Hotkey,
     model_hash: ModelHash,
     origin: BlockNumber,
+    block_hex: String,
     nonce: String,
 }
 
@@ -117,11 +118,8 @@ pub(crate) fn authenticate(fields: &Fields, view: &View) -> Result<Sender, Error
     if !signature.is_of(&hotkey, &submission_message(&model_hash, &target, origin)) {
         return Err(Error::RequestSignature { hotkey, message: "submission message" });
     }
-    let block_hex = hex::encode(block_message(&target, origin));
-    if !fields.text("block_hex")?.eq_ignore_ascii_case(&block_hex) {
-        return Err(Error::BlockHex { origin });
-    }
-    Ok(Sender { hotkey, model_hash, origin, nonce: signature.digest() })
+    let block_hex = fields.text("block_hex")?.to_owned();
+    Ok(Sender { hotkey, model_hash, origin, block_hex, nonce: signature.digest() })
 }
 
 /// The target that the fields name, which must be this validator.
@@ -141,7 +139,10 @@ pub(crate) fn admit(
     view: &View,
     round: &Round,
 ) -> Result<Claim, Error> {
-    let Sender { hotkey, model_hash, origin, nonce } = sender;
+    let Sender { hotkey, model_hash, origin, block_hex, nonce } = sender;
+    if !block_hex.eq_ignore_ascii_case(&hex::encode(block_message(&view.hotkey, origin))) {
+        return Err(Error::BlockHex { origin });
+    }
     let cycle = view.schedule.cycle_of_round(round.id);
     let (first, last) = view.schedule.phase_range(cycle, domain::Phase::Submission);
     if !(first..=last).contains(&origin) {
@@ -188,7 +189,7 @@ pub(crate) fn commitment_reason(reason: &str) -> &'static str {
 
 /// The name, if nobody can mean harm by it: no folders, nothing hidden, printable, not long, and with one
 /// of the [`EXTENSIONS`].
-fn safe_file_name(name: Option<&str>) -> Result<String, Error> {
+pub(crate) fn safe_file_name(name: Option<&str>) -> Result<String, Error> {
     let unsafe_name = |why| Err(Error::UnsafeFileName { why });
     let Some(name) = name.filter(|name| !name.is_empty()) else {
         return unsafe_name("it is missing");

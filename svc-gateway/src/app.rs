@@ -13,7 +13,8 @@ use store::{Artifacts, Store};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    Config, error::Error, grpc::Scheduler, limits::Limits, sound::Sound, spool::Spool, view::Latest,
+    Config, arriving::Arriving, error::Error, grpc::Scheduler, limits::Limits, receipt::Past,
+    sound::Sound, spool::Spool, view::Latest,
 };
 
 /// Shared by all handlers.
@@ -31,6 +32,10 @@ pub(crate) struct Inner {
     pub(crate) spool: Spool,
     pub(crate) limits: Limits,
     pub(crate) shutdown: Shutdown,
+    /// How far uploads to this gateway have come.
+    pub(crate) arriving: Arriving,
+    /// Rounds that are over, for receipts.
+    pub(crate) past: Past,
     /// One permit per upload in progress.
     pub(crate) uploads: Slots,
     /// One permit per download in progress.

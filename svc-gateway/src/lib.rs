@@ -7,10 +7,13 @@
 
 mod admit;
 mod app;
+mod arriving;
 mod auth;
 mod config;
 mod download;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod grpc;
 mod http;
 mod intake;
@@ -18,12 +21,15 @@ mod limits;
 mod marks;
 mod metrics;
 mod multipart;
+mod openapi;
 mod outgoing;
 mod phase;
 mod range;
+mod receipt;
 mod refusals;
 mod report;
 mod routes;
+mod signed;
 mod sound;
 mod source;
 mod spool;
@@ -41,6 +47,7 @@ use std::net::SocketAddr;
 use anyhow::Context as _;
 pub use config::{Config, RemoteDownloads};
 use kit::{Common, GrpcServer, Shutdown};
+pub use openapi::document as openapi;
 use proto::gateway::v1::gateway_service_server::GatewayServiceServer;
 use store::{Artifacts, Store};
 use tokio::{
@@ -52,7 +59,9 @@ use tracing::info;
 
 use crate::{
     app::{App, Count, Inner, Slots},
+    arriving::Arriving,
     limits::Limits,
+    receipt::Past,
     report::Reporter,
     sound::Sound,
     spool::Spool,
@@ -125,6 +134,8 @@ impl Gateway {
         let app = App::new(Inner {
             latest: Latest::new(latest, config.max_view_age),
             limits: Limits::new(&config),
+            arriving: Arriving::default(),
+            past: Past::default(),
             uploads: Slots::new(config.max_uploads),
             downloads: Slots::new(config.max_downloads),
             verifications: Semaphore::new(config.max_verifications.max(1)),
@@ -153,6 +164,8 @@ impl Gateway {
         };
         shutdown.spawn(watcher.run(shutdown.clone()));
         shutdown.spawn(Reporter::new(&app).run(shutdown.clone()));
+        let telling = app.arriving.clone().tell(app.store.clone(), shutdown.clone());
+        shutdown.spawn(telling);
         shutdown.spawn(forget(app.clone(), shutdown.clone()));
 
         info!(addr = %http_addr, "HTTP server listens");

@@ -1,0 +1,108 @@
+//! The document of all routes, against the gateway that serves it. Every refusal that other tests provoke is
+//! held against it as well, where they look at it.
+
+use reqwest::{Method, header::CONTENT_TYPE};
+use serde_json::Value;
+use svc_gateway::Config;
+
+use crate::common::{Miner, NOW, World, assert_refused, document, keypair};
+
+#[tokio::test]
+async fn the_document_that_is_served_is_the_one_that_is_tested() {
+    let world = World::new(&[]).await;
+    let url = format!("{}/openapi.json", world.url);
+    let response = world.http.get(url).send().await.unwrap();
+    assert_eq!(response.headers()[CONTENT_TYPE], "application/json");
+    assert_eq!(&response.json::<Value>().await.unwrap(), svc_gateway::openapi());
+    assert_eq!(world.get("/status").await["openapi"], "/openapi.json");
+    assert_eq!(world.get("/").await["links"]["openapi"], "/openapi.json");
+}
+
+#[tokio::test]
+async fn a_method_is_in_the_document_exactly_when_the_route_takes_it() {
+    let config = Config { burst_per_address: 10_000, ..Config::default() };
+    let world = World::with(&[], config).await;
+    let mut asked = 0;
+    for (path, item) in svc_gateway::openapi()["paths"].as_object().unwrap() {
+        let url = format!("{}{}", world.url, path.replace(['{', '}'], ""));
+        for name in document::METHODS {
+            let method: Method = name.to_uppercase().parse().unwrap();
+            let response = world.http.request(method, &url).send().await.unwrap();
+            let taken = response.status() != 405;
+            // HEAD goes wherever GET does (RFC 9110, 9.3.2); the document names it where it is of use.
+            let written = item[name].is_object() || (name == "head" && item["get"].is_object());
+            assert_eq!(taken, written, "{name} {path}");
+            asked += 1;
+        }
+    }
+    assert!(asked > 100, "only {asked} requests");
+    let unknown = world.http.get(format!("{}/docs", world.url)).send().await.unwrap();
+    assert_refused(unknown, 404, "no_route").await;
+}
+
+#[tokio::test]
+async fn pages_answer_what_the_document_says() {
+    let config = Config {
+        netuid: Some(102),
+        advertised_http_url: "http://validator:8091".into(),
+        ..Config::default()
+    };
+    let world = World::with(&[], config).await;
+    // `get` holds each against the document.
+    for (path, item) in svc_gateway::openapi()["paths"].as_object().unwrap() {
+        let signed = path.contains("checkpoint") || path.contains("partial") || path.contains('{');
+        if item["get"].is_object() && !signed {
+            world.get(path).await;
+        }
+    }
+    // Before a model, and between rounds.
+    world
+        .change(|view| {
+            view.block = 1;
+            (view.base, view.round) = (None, None);
+        })
+        .await;
+    let status = world.get("/status").await;
+    assert_eq!(status["uploads"]["largest_file_bytes"], Value::Null);
+    assert_eq!(
+        (&status["uploads"]["first_block"], &status["uploads"]["last_block"]),
+        (&336.into(), &355.into())
+    );
+}
+
+#[tokio::test]
+async fn a_submission_and_downloads_answer_what_the_document_says() {
+    let miner = Miner::new(1, "miner0_g0.pt");
+    let world = World::new(&[&miner]).await;
+    let response = world.submit_honestly(&miner).await;
+    let path = response.url().path().to_owned();
+    document::has_json("post", &path, 200, &response.json().await.unwrap());
+
+    let form = world.download_form(&keypair(1), NOW);
+    let named = "/model/get-checkpoint/model_shared.pt";
+    for path in ["/get-checkpoint", "/model/get-checkpoint", "/model/partial", named] {
+        let request =
+            |method| world.http.request(method, format!("{}{path}", world.url)).query(&form);
+        const FILE: [&str; 6] = [
+            "etag",
+            "accept-ranges",
+            "last-modified",
+            "x-model-hash",
+            "x-global-version",
+            "x-content-sha256",
+        ];
+        let whole = request(Method::GET).send().await.unwrap();
+        document::has_headers("get", path, 200, whole.headers(), &FILE);
+        assert_eq!(whole.headers()[CONTENT_TYPE], "application/octet-stream");
+        let tag = whole.headers()["etag"].clone();
+        let head = request(Method::HEAD).send().await.unwrap();
+        document::has_headers("head", path, 200, head.headers(), &FILE);
+        let part = request(Method::GET).header("range", "bytes=5-").send().await.unwrap();
+        document::has_headers("get", path, 206, part.headers(), &["content-range", "etag"]);
+        let same = request(Method::GET).header("if-none-match", tag).send().await.unwrap();
+        document::has_headers("get", path, 304, same.headers(), &["etag"]);
+        let behind = request(Method::GET).header("range", "bytes=99999999-").send().await.unwrap();
+        assert!(behind.headers().contains_key("content-range"));
+        assert_refused(behind, 416, "range_unsatisfiable").await;
+    }
+}
