@@ -13,8 +13,16 @@ use store::{Artifacts, Store};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    Config, arriving::Arriving, error::Error, grpc::Scheduler, limits::Limits, receipt::Past,
-    sound::Sound, spool::Spool, view::Latest,
+    Config,
+    arriving::Arriving,
+    error::Error,
+    grpc::Scheduler,
+    limits::Limits,
+    receipt::Past,
+    sound::Sound,
+    spool::Spool,
+    tus::{Parts, Table},
+    view::Latest,
 };
 
 /// Shared by all handlers.
@@ -30,6 +38,10 @@ pub(crate) struct Inner {
     pub(crate) artifacts: Artifacts,
     pub(crate) scheduler: Scheduler,
     pub(crate) spool: Spool,
+    /// Unfinished uploads on this disk.
+    pub(crate) parts: Parts,
+    /// Who has which of them.
+    pub(crate) tus: Table,
     pub(crate) limits: Limits,
     pub(crate) shutdown: Shutdown,
     /// How far uploads to this gateway have come.

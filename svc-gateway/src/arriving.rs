@@ -38,7 +38,22 @@ pub(crate) struct Progress {
 
 /// The uploads that arrive at this gateway.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Arriving(Arc<Mutex<BTreeMap<Name, Arc<Counter>>>>);
+pub(crate) struct Arriving(Arc<Mutex<Uploads>>);
+
+#[derive(Debug, Default)]
+struct Uploads {
+    /// Those of one request each.
+    requests: BTreeMap<Name, Arc<Counter>>,
+    /// Those that can be gone on with, whether a request does now or not.
+    resumable: BTreeMap<Name, Progress>,
+}
+
+impl Uploads {
+    fn all(&self) -> BTreeMap<Name, Progress> {
+        let requests = self.requests.iter().map(|(name, counter)| (name.clone(), counter.read()));
+        self.resumable.clone().into_iter().chain(requests).collect()
+    }
+}
 
 #[derive(Debug)]
 struct Counter {
@@ -65,13 +80,20 @@ impl Arriving {
     ) -> Arrival {
         let name = (round, hotkey.clone());
         let counter = Arc::new(Counter { bytes: AtomicU64::new(bytes), of });
-        self.lock().insert(name.clone(), Arc::clone(&counter));
+        self.lock().requests.insert(name.clone(), Arc::clone(&counter));
         Arrival { all: self.clone(), name, counter }
     }
 
     /// How far the miner's upload to this gateway has come.
     pub(crate) fn of(&self, round: RoundId, hotkey: &Hotkey) -> Option<Progress> {
-        self.lock().get(&(round, hotkey.clone())).map(|counter| counter.read())
+        let (name, all) = ((round, hotkey.clone()), self.lock());
+        let request = all.requests.get(&name).map(|counter| counter.read());
+        request.or_else(|| all.resumable.get(&name).copied())
+    }
+
+    /// These are the unfinished uploads that can be gone on with, and no others.
+    pub(crate) fn resumable(&self, all: impl Iterator<Item = (RoundId, Hotkey, Progress)>) {
+        self.lock().resumable = all.map(|(round, hotkey, come)| ((round, hotkey), come)).collect();
     }
 
     /// The same, of an upload to any gateway.
@@ -106,14 +128,11 @@ impl Arriving {
     }
 
     async fn tell_once(&self, store: &Store, told: &mut BTreeSet<Name>) {
-        let now: Vec<(Name, Progress)> = {
-            let all = self.lock();
-            all.iter().map(|(name, counter)| (name.clone(), counter.read())).collect()
-        };
-        let over = told.iter().filter(|name| !now.iter().any(|(other, _)| other == *name));
+        let now = self.lock().all();
+        let over = told.iter().filter(|name| !now.contains_key(*name));
         // Nothing, in place of how far it had come.
         let mut words: Vec<(Name, Bytes)> = over.map(|name| (name.clone(), Bytes::new())).collect();
-        *told = now.iter().map(|(name, _)| name.clone()).collect();
+        *told = now.keys().cloned().collect();
         words.extend(now.into_iter().filter_map(|(name, progress)| {
             Some((name, Bytes::from(serde_json::to_vec(&progress).ok()?)))
         }));
@@ -125,7 +144,7 @@ impl Arriving {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, Arc<Counter>>> {
+    fn lock(&self) -> MutexGuard<'_, Uploads> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -145,10 +164,10 @@ impl Arrival {
 
 impl Drop for Arrival {
     fn drop(&mut self) {
-        let mut all = self.all.lock();
+        let requests = &mut self.all.lock().requests;
         // A later upload of the same miner may have taken its place.
-        if all.get(&self.name).is_some_and(|counter| Arc::ptr_eq(counter, &self.counter)) {
-            all.remove(&self.name);
+        if requests.get(&self.name).is_some_and(|counter| Arc::ptr_eq(counter, &self.counter)) {
+            requests.remove(&self.name);
         }
     }
 }
@@ -177,6 +196,17 @@ mod tests {
         assert_eq!(here.of(ROUND, &miner), None);
         here.tell_once(&store, &mut told).await;
         assert_eq!(there.anywhere(&store, ROUND, &miner).await.unwrap(), None);
+    }
+
+    #[test]
+    fn an_upload_that_can_be_gone_on_with_is_on_its_way_while_nobody_sends() {
+        let (all, miner) = (Arriving::default(), Hotkey::from_public_key([1; 32]));
+        let come = Progress { bytes: 5, of: Some(10) };
+        all.resumable([(ROUND, miner.clone(), come)].into_iter());
+        assert_eq!(all.of(ROUND, &miner), Some(come));
+        assert_eq!(all.of(RoundId(808), &miner), None);
+        all.resumable(std::iter::empty());
+        assert_eq!(all.of(ROUND, &miner), None);
     }
 
     #[test]

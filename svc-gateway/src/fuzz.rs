@@ -13,7 +13,7 @@ use crate::{
     error::Error,
     multipart::{self, MAX_HEAD, MAX_PARTS, Multipart, MultipartError, PartHead},
     range::{self, Answer, Representation},
-    signed,
+    signed, tus,
     view::View,
     wanted,
 };
@@ -212,6 +212,42 @@ pub fn download(bytes: &[u8]) -> bool {
         Answer::Whole => {}
     }
     answer != Answer::Whole
+}
+
+/// A header of tus is a value no larger than itself, or is refused. The first byte chooses the header.
+///
+/// # Panics
+///
+/// When that does not hold.
+pub fn tus(bytes: &[u8]) -> bool {
+    let Some((&kind, header)) = bytes.split_first() else { return false };
+    match kind % 4 {
+        0 => tus::headers::metadata_is_no_larger(header),
+        1 => match tus::headers::bytes(header) {
+            Ok(number) => {
+                // Written again, it is the same number.
+                let written = number.to_string();
+                assert_eq!(tus::headers::bytes(written.as_bytes()), Ok(number));
+                let digits = header.trim_ascii();
+                let zeroes = digits.iter().take_while(|digit| **digit == b'0').count();
+                assert!(number == 0 || digits.get(zeroes..) == Some(written.as_bytes()));
+                true
+            }
+            Err(_) => false,
+        },
+        2 => tus::headers::Checksum::parse(header).is_ok(),
+        _ => {
+            let text = String::from_utf8_lossy(header);
+            match text.parse::<tus::UploadId>() {
+                Ok(id) => {
+                    assert_eq!(id.as_str(), text, "a name is not changed");
+                    assert!(id.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric()));
+                    true
+                }
+                Err(_) => false,
+            }
+        }
+    }
 }
 
 /// Reads a form that comes in pieces whose sizes vary around `size`.

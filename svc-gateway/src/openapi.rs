@@ -5,7 +5,10 @@
 //! and an example of each reason. Tests hold it to the router, to `docs/reasons.md` and to every answer that
 //! they provoke.
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
 
 use axum::{
     http::header,
@@ -138,8 +141,8 @@ fn with_refusals(
     reasons: &Reasons,
     place: &str,
 ) -> Result<(), Flaw> {
-    let own = operation.remove("x-reasons").unwrap_or_else(|| json!([]));
-    let own: Vec<String> = serde_json::from_value(own).map_err(|_| shape(place))?;
+    let own = flat(operation.remove("x-reasons").as_ref()).ok_or_else(|| shape(place))?;
+    let shared = operation.remove("x-refusal-headers");
     let mut by_status: BTreeMap<u16, Vec<(&str, &Reason)>> = BTreeMap::new();
     for name in COMMON.into_iter().chain(own.iter().map(String::as_str)) {
         let missing = || Flaw::Reason { place: place.to_owned(), reason: name.to_owned() };
@@ -149,9 +152,28 @@ fn with_refusals(
     let responses = operation.entry("responses").or_insert_with(|| json!({}));
     let responses = responses.as_object_mut().ok_or_else(|| shape(place))?;
     for (status, reasons) in by_status {
-        responses.insert(status.to_string(), refusal(status, &reasons));
+        let mut response = refusal(status, &reasons);
+        if let Some(Value::Object(shared)) = &shared {
+            let own = response["headers"].as_object().cloned().unwrap_or_default();
+            response["headers"] = shared.clone().into_iter().chain(own).collect();
+        }
+        responses.insert(status.to_string(), response);
     }
     Ok(())
+}
+
+/// The words of a list that may have lists in it; each once.
+fn flat(list: Option<&Value>) -> Option<BTreeSet<String>> {
+    match list {
+        None => Some(BTreeSet::new()),
+        Some(Value::String(word)) => Some([word.clone()].into()),
+        Some(Value::Array(all)) => {
+            let parts: Option<Vec<BTreeSet<String>>> =
+                all.iter().map(|part| flat(Some(part))).collect();
+            Some(parts?.into_iter().flatten().collect())
+        }
+        Some(_) => None,
+    }
 }
 
 fn refusal(status: u16, reasons: &[(&str, &Reason)]) -> Value {
@@ -175,7 +197,7 @@ fn refusal(status: u16, reasons: &[(&str, &Reason)]) -> Value {
     });
     let header = match status {
         401 => Some("WWW-Authenticate"),
-        409 | 429 | 503 => Some("Retry-After"),
+        409 | 423 | 429 | 503 => Some("Retry-After"),
         416 => Some("Content-Range"),
         _ => None,
     };

@@ -78,6 +78,11 @@ fn about(error: &Error) -> About {
         | Error::UploadInProgress { .. }
         | Error::RateLimited { .. }
         | Error::Busy => About::Nothing,
+        // Of a request to `/files`: the upload stays as it is, or its sender has given it up.
+        Error::ChecksumMismatch
+        | Error::OffsetMismatch { .. }
+        | Error::UploadLocked
+        | Error::UploadGone { .. } => About::Nothing,
         Error::TokenMissing
         | Error::TokenWrong
         | Error::NoRoute
@@ -95,6 +100,14 @@ fn about(error: &Error) -> About {
         | Error::NotOnRoster { .. }
         | Error::UnknownRound { .. }
         | Error::NotYours { .. } => About::Nobody,
+        // Seen in the headers, before anybody's signature is.
+        Error::InvalidHeader { .. }
+        | Error::LengthDeferred
+        | Error::TusVersion
+        | Error::MediaType
+        | Error::ChecksumAlgorithm
+        | Error::NoUpload
+        | Error::UploadElsewhere => About::Nobody,
     }
 }
 

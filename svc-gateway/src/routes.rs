@@ -19,7 +19,7 @@ use crate::{
     auth, download,
     error::{Error, Reason},
     http::Peer,
-    metrics, openapi, phase, receipt, status, upload,
+    metrics, openapi, phase, receipt, status, tus, upload,
 };
 
 /// A path, and what answers there.
@@ -46,6 +46,15 @@ pub(crate) fn table() -> Vec<Route> {
         ("/model/partial/{name}", get(download::by_name)),
         ("/submit-checkpoint", post(upload::submit)),
         ("/submit", post(upload::submit)),
+        ("/files", post(tus::create).options(tus::options)),
+        (
+            "/files/{id}",
+            get(tus::look)
+                .patch(tus::patch)
+                .delete(tus::delete)
+                .post(tus::overridden)
+                .options(tus::options),
+        ),
         ("/submissions/{round}/{hotkey}", get(receipt::get)),
     ]
 }
@@ -62,6 +71,7 @@ pub(crate) fn router(app: App) -> Router {
         // Bodies have limits of their own, where they are read.
         .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(app.clone(), admit))
+        .layer(from_fn_with_state(app.clone(), tus::speak))
         .layer(from_fn_with_state(app.clone(), observe))
         .with_state(app)
 }

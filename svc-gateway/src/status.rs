@@ -106,6 +106,7 @@ fn uploads(app: &App, seen: &Seen) -> Value {
         "in_progress": app.uploads.taken(),
         "at_most_in_progress": config.max_uploads,
         "submit": "/submit-checkpoint",
+        "resumable": "/files",
     })
 }
 

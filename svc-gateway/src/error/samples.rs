@@ -53,7 +53,24 @@ pub(crate) fn all() -> Vec<Error> {
         Error::AlreadySubmitted { hotkey: hotkey.clone(), round },
         Error::UploadInProgress { hotkey: hotkey.clone() },
         Error::Unavailable { doing: "store the file" },
+        Error::InvalidHeader { header: "Upload-Length", why: "is missing" },
+        Error::LengthDeferred,
+        Error::TusVersion,
+        Error::MediaType,
+        Error::ChecksumAlgorithm,
+        Error::ChecksumMismatch,
+        Error::OffsetMismatch { offset: 7 },
+        Error::UploadLocked,
+        Error::NoUpload,
+        Error::UploadElsewhere,
     ];
+    for why in [Gone::Expired, Gone::Replaced, Gone::Terminated, Gone::Lost] {
+        // A new one does not compile here before it has its place above.
+        match why {
+            Gone::Expired | Gone::Replaced | Gone::Terminated | Gone::Lost => {}
+        }
+        all.push(Error::UploadGone { why });
+    }
     for reason in ["commitment_incomplete", "version_out_of_range", "wrong_group"] {
         let (hotkey, reason) = (hotkey.clone(), reason.to_owned());
         all.push(Error::UnusableCommitment { hotkey, reason, detail: String::new() });
@@ -98,7 +115,7 @@ fn contents() -> Vec<Refusal> {
 }
 
 /// How many kinds [`kind`] tells apart.
-const KINDS: usize = 45;
+const KINDS: usize = 56;
 
 /// A number for every kind: a new one does not compile before it has one, and a sample above.
 fn kind(error: &Error) -> usize {
@@ -148,5 +165,16 @@ fn kind(error: &Error) -> usize {
         Error::UploadInProgress { .. } => 42,
         Error::Content(_) => 43,
         Error::Unavailable { .. } => 44,
+        Error::InvalidHeader { .. } => 45,
+        Error::LengthDeferred => 46,
+        Error::TusVersion => 47,
+        Error::MediaType => 48,
+        Error::ChecksumAlgorithm => 49,
+        Error::ChecksumMismatch => 50,
+        Error::OffsetMismatch { .. } => 51,
+        Error::UploadLocked => 52,
+        Error::NoUpload => 53,
+        Error::UploadElsewhere => 54,
+        Error::UploadGone { .. } => 55,
     }
 }

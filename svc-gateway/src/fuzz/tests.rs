@@ -51,6 +51,17 @@ fn cases() -> Vec<Case> {
             text(&["model_expgroup_0.safetensors", "../../m.pt", "meta.json"]),
         ),
         (
+            "tus",
+            tus,
+            text(&[
+                "\0target_hotkey_ss58 NUdydw==,is_confidential,filename bS5wdA==",
+                "\u{1}18446744073709551615",
+                "\u{1} 007 ",
+                "\u{2}sha1 Kq5sNclPz7QV2+lfQIuc6R7oRu0=",
+                "\u{3}00112233445566778899aabbccddeeff",
+            ]),
+        ),
+        (
             "download",
             download,
             text(&[

@@ -17,4 +17,5 @@ mod receipt;
 mod refusals;
 mod resume;
 mod s3;
+mod tus;
 mod upload;

@@ -44,10 +44,12 @@ pub(crate) fn has_refusal(path: &str, status: u16, headers: &HeaderMap, body: &V
     let refusal = json!({ "$ref": "#/components/schemas/Refusal" });
     assert!(validator(&refusal).is_valid(body), "{body}");
     assert_eq!(openapi()["x-reasons"][reason]["status"], status, "{reason}");
+    let said = headers.get("x-reason").map(|said| said.to_str().unwrap());
+    assert!(said.is_none_or(|said| said == reason), "{said:?} is not {reason}");
     let waits = headers.contains_key("retry-after");
     assert_eq!(
         waits,
-        matches!(status, 429 | 503) || reason == "upload_in_progress",
+        matches!(status, 423 | 429 | 503) || reason == "upload_in_progress",
         "{status} {reason}: Retry-After"
     );
     assert_eq!(headers.contains_key("www-authenticate"), status == 401);
