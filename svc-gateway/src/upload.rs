@@ -5,7 +5,10 @@
 //! sender is known. The work runs as a task of its own: a client that hangs up behind the last byte has
 //! submitted, one that hangs up before it has not.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use axum::{
     Json,
@@ -94,6 +97,8 @@ struct Upload {
     limit: u64,
     /// Bytes of the whole form, where the client says.
     announced: Option<u64>,
+    /// How far it has come, once its sender is known.
+    arrival: OnceLock<Arrival>,
     deadline: Instant,
     _permit: OwnedSemaphorePermit,
 }
@@ -121,7 +126,17 @@ fn begin(app: &App, headers: &HeaderMap) -> Result<(Upload, String), Error> {
     let deadline = Instant::now() + app.config.upload_timeout;
     let app = app.clone();
     Ok((
-        Upload { app, seen, round, manifest, limit, announced, deadline, _permit: permit },
+        Upload {
+            app,
+            seen,
+            round,
+            manifest,
+            limit,
+            announced,
+            arrival: OnceLock::new(),
+            deadline,
+            _permit: permit,
+        },
         boundary,
     ))
 }
@@ -149,8 +164,9 @@ impl Upload {
         let hotkey = sender.hotkey.clone();
         Span::current().record("hotkey", hotkey.as_str());
         self.app.limits.hotkey(&hotkey)?;
-        let arrival = self.app.arriving.begin(self.round.id, &hotkey, 0, self.announced);
-        let result = self.take(sender, file_name.as_deref(), form, &arrival).await;
+        let begin = || self.app.arriving.begin(self.round.id, &hotkey, 0, self.announced);
+        self.arrival.get_or_init(begin);
+        let result = self.take(sender, file_name.as_deref(), form).await;
         if let Err(error) = &result {
             refusals::tell(&self.app, &self.round, &hotkey, error);
         }
@@ -163,14 +179,13 @@ impl Upload {
         sender: Sender,
         file_name: Option<&str>,
         form: &mut Form,
-        arrival: &Arrival,
     ) -> Result<Submitted, Error> {
         let claim = admit::admit(sender, file_name, &self.seen.view, &self.round)?;
         Span::current().record("uid", claim.uid.0);
         let turn = Turn::take(&self.app, &claim).await?;
         let work = async {
             marks::use_once(&self.app.store, &claim, self.app.config.mark_ttl).await?;
-            let result = self.file(&claim, turn.lease(), form, arrival).await;
+            let result = self.file(&claim, turn.lease(), form).await;
             if result.as_ref().is_err_and(Error::is_transport) {
                 marks::give_back(&self.app.store, turn.lease(), &claim).await;
             }
@@ -189,30 +204,26 @@ impl Upload {
         claim: &Claim,
         lease: &store::Lease,
         form: &mut Form,
-        arrival: &Arrival,
     ) -> Result<Submitted, Error> {
         let group = self.seen.view.expert_group;
         let wanted = Wanted::new(&self.app, &self.manifest, group, claim.model_hash, None)?;
         let intake = Intake::begin(&self.app, &wanted)?;
-        let intake = self.in_time(self.receive_file(intake, form, arrival)).await?;
+        let intake = self.in_time(self.receive_file(intake, form)).await?;
         let file = intake.finish(&self.app).await?;
         submission::keep(&self.app, lease, claim, &file).await
     }
 
     /// Takes the current part, then reads the form to its end.
-    async fn receive_file(
-        &self,
-        mut intake: Intake,
-        form: &mut Form,
-        arrival: &Arrival,
-    ) -> Result<Intake, Error> {
+    async fn receive_file(&self, mut intake: Intake, form: &mut Form) -> Result<Intake, Error> {
         let idle = self.app.config.idle_timeout;
         while let Some(piece) = moving(idle, form.chunk()).await? {
             if intake.bytes() + piece.len() as u64 > self.limit {
                 return Err(Error::TooLarge { limit: self.limit });
             }
             metrics::upload_bytes(piece.len() as u64);
-            arrival.add(piece.len() as u64);
+            if let Some(arrival) = self.arrival.get() {
+                arrival.add(piece.len() as u64);
+            }
             intake.push(piece).await?;
         }
         while let Some(part) = moving(idle, form.next_part()).await? {

@@ -46,7 +46,7 @@ async fn run(script: &str, task: &Value) -> Value {
 }
 
 /// What a script must know of the world.
-fn task(world: &World, miner: &Miner, number: u8, token: Option<&str>) -> Value {
+fn task(world: &World, miner: &Miner, number: u8, token: Option<&str>, how: &str) -> Value {
     let folder = world.disk.path().join("python");
     std::fs::create_dir_all(&folder).unwrap();
     json!({
@@ -58,6 +58,7 @@ fn task(world: &World, miner: &Miner, number: u8, token: Option<&str>) -> Value 
         "round": ROUND,
         "folder": folder,
         "token": token,
+        "how": how,
     })
 }
 
@@ -77,7 +78,7 @@ async fn a_miner_in_python_downloads_submits_and_reads_its_receipts() {
             response.is_ok_and(|response| response.status() == 200)
         })
         .await;
-    let got = run("miner.py", &task(&world, &miner, 7, Some("secret"))).await;
+    let got = run("miner.py", &task(&world, &miner, 7, Some("secret"), "form")).await;
 
     let slices = [SliceId::Group(ExpertGroup(0)), SliceId::Shared];
     let files = slices.into_iter().flat_map(|slice| {
@@ -98,4 +99,21 @@ async fn a_miner_in_python_downloads_submits_and_reads_its_receipts() {
     assert_eq!(world.scheduler.submissions().len(), 1);
     let told = vec![(miner.hotkey.to_string(), "hash_mismatch".to_owned())];
     world.until("the refusal is told", || async { world.scheduler.refusals() == told }).await;
+}
+
+#[tokio::test]
+async fn a_miner_in_python_sends_its_file_in_pieces_and_goes_on_where_it_was() {
+    let miner = Miner::new(8, "miner2_g0.pt");
+    // Its receipts are asked for again and again.
+    let config = Config { burst_per_hotkey: 1000, ..Config::default() };
+    let world = World::with(&[&miner], config).await;
+    let got = run("miner.py", &task(&world, &miner, 8, None, "tus")).await;
+    let states: Vec<&Value> =
+        got["receipts"].as_array().unwrap().iter().map(|receipt| &receipt["state"]).collect();
+    assert_eq!(states[2..], ["receiving", "stored"]);
+    let key = format!("submissions/{ROUND}/{}/miner2_g0.pt", miner.hotkey);
+    assert_eq!(got["stored"]["stored_path"], key);
+    let stored = std::fs::read(world.disk.path().join("artifacts").join(key)).unwrap();
+    assert_eq!(stored, std::fs::read(&miner.file).unwrap());
+    assert_eq!(world.scheduler.submissions().len(), 1);
 }
