@@ -201,9 +201,10 @@ fn refusal(status: u16, reasons: &[(&str, &Reason)]) -> Value {
         416 => Some("Content-Range"),
         _ => None,
     };
-    if let Some(name) = header {
+    let offset = names.contains(&"offset_mismatch").then_some("Upload-Offset");
+    for name in header.into_iter().chain(offset) {
         let shared = format!("#/components/headers/{name}");
-        response["headers"] = json!({ name: { "$ref": shared } });
+        response["headers"][name] = json!({ "$ref": shared });
     }
     response
 }

@@ -81,15 +81,12 @@ pub(crate) async fn status(State(app): State<App>) -> Result<Response, Error> {
 /// What is taken, and when: in the present Submission phase, or in the next one.
 fn uploads(app: &App, seen: &Seen) -> Value {
     let (view, config) = (&seen.view, &app.config);
-    let (first, last) = match view.schedule.phase_of(view.block) {
-        Phase::Submission => {
-            let cycle = view.schedule.cycle_of(view.block);
-            view.schedule.phase_range(cycle, Phase::Submission)
-        }
-        _ => {
-            let next = view.schedule.next(view.block, Phase::Submission);
-            (next.start, next.end)
-        }
+    let (first, last) = if view.schedule.phase_of(view.block) == Phase::Submission {
+        let cycle = view.schedule.cycle_of(view.block);
+        view.schedule.phase_range(cycle, Phase::Submission)
+    } else {
+        let next = view.schedule.next(view.block, Phase::Submission);
+        (next.start, next.end)
     };
     let largest = seen
         .manifest
