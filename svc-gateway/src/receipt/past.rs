@@ -2,11 +2,12 @@
 //! has signed.
 //!
 //! A record has everything of everybody and may be large. It never changes, so what is picked out of the last
-//! few is kept, and one at a time is read.
+//! few is kept, and one at a time is read; who asks for what is kept, or for what does not exist, waits for
+//! nobody.
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use domain::{
@@ -15,18 +16,21 @@ use domain::{
 };
 use serde::{Deserialize, Serialize};
 use store::Artifacts;
-use tokio::sync::Mutex;
+use tokio::sync::Mutex as Turn;
 
 use crate::error::Error;
 
 /// Largest record that is read, in bytes.
 const MAX_RECORD: u64 = 64 << 20;
 /// Rounds that are kept.
-const KEPT: usize = 4;
+const KEPT: usize = 8;
 
 /// The rounds that were asked for last.
 #[derive(Debug, Default)]
-pub(crate) struct Past(Mutex<VecDeque<(RoundId, Arc<Round>)>>);
+pub(crate) struct Past {
+    kept: Mutex<VecDeque<(RoundId, Arc<Round>)>>,
+    reading: Turn<()>,
+}
 
 impl Past {
     /// A round that has a record.
@@ -36,23 +40,32 @@ impl Past {
         round: RoundId,
     ) -> Result<Option<Arc<Round>>, Error> {
         let failed = |why: String| Error::unavailable("read the record of the round", why);
-        // Whoever comes meanwhile waits, and then finds it here.
-        let mut kept = self.0.lock().await;
-        if let Some((_, known)) = kept.iter().find(|(id, _)| *id == round) {
-            return Ok(Some(Arc::clone(known)));
+        if let Some(known) = self.known(round) {
+            return Ok(Some(known));
         }
         let key = format!("rounds/{round}/record.json");
         if !artifacts.exists(&key).await.map_err(|error| failed(error.to_string()))? {
             return Ok(None);
+        }
+        let _turn = self.reading.lock().await;
+        // Somebody may have read it meanwhile.
+        if let Some(known) = self.known(round) {
+            return Ok(Some(known));
         }
         let json = artifacts.get_bytes(&key, MAX_RECORD).await;
         let json = json.map_err(|error| failed(error.to_string()))?;
         let reading = tokio::task::spawn_blocking(move || Round::read(&json));
         let read = reading.await.map_err(|error| failed(error.to_string()))?;
         let read = Arc::new(read.map_err(|error| failed(error.to_string()))?);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.truncate(KEPT - 1);
         kept.push_front((round, Arc::clone(&read)));
         Ok(Some(read))
+    }
+
+    fn known(&self, round: RoundId) -> Option<Arc<Round>> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter().find(|(id, _)| *id == round).map(|(_, known)| Arc::clone(known))
     }
 }
 
