@@ -42,6 +42,11 @@ fmt: ## Format
 deny: ## Check licences, sources and who may use which crate (needs cargo-deny)
 	$(CARGO) deny check bans licenses sources
 
+fuzz: ## Fuzz what reads strangers' bytes (needs cargo-fuzz); ARGS="pt form" for some targets, SECONDS_EACH=600 for longer
+	@fuzz/seed.sh
+	@cd fuzz && for target in $(or $(ARGS),$$($(CARGO) fuzz list)); do \
+		$(CARGO) fuzz run -s none $$target -- -max_total_time=$(or $(SECONDS_EACH),60) -max_len=65536 || exit 1; done
+
 bench-chain: ## How long a freeze waits for the chain service, and how much memory that has
 	$(CARGO) bench --package svc-chain --bench freeze
 

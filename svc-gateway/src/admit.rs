@@ -22,7 +22,7 @@ pub(crate) const EXTENSIONS: [&str; 5] = [".pt", ".bin", ".ckpt", ".safetensors"
 const MAX_FILE_NAME: usize = 128;
 
 /// The text fields of a form, by name. The empty ones count as missing.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Fields(BTreeMap<String, String>);
 
 impl Fields {
@@ -88,6 +88,7 @@ pub(crate) struct Sender {
     pub(crate) hotkey: Hotkey,
     model_hash: ModelHash,
     origin: BlockNumber,
+    block_hex: String,
     nonce: String,
 }
 
@@ -120,11 +121,8 @@ pub(crate) fn authenticate(fields: &Fields, view: &View) -> Result<Sender, Error
     if !signature.is_of(&hotkey, &submission_message(&model_hash, &target, origin)) {
         return Err(Error::RequestSignature { hotkey, message: "submission message" });
     }
-    let block_hex = hex::encode(block_message(&target, origin));
-    if !fields.text("block_hex")?.eq_ignore_ascii_case(&block_hex) {
-        return Err(Error::BlockHex { origin });
-    }
-    Ok(Sender { hotkey, model_hash, origin, nonce: signature.digest() })
+    let block_hex = fields.text("block_hex")?.to_owned();
+    Ok(Sender { hotkey, model_hash, origin, block_hex, nonce: signature.digest() })
 }
 
 /// The target that the fields name, which must be this validator.
@@ -144,7 +142,10 @@ pub(crate) fn admit(
     view: &View,
     round: &Round,
 ) -> Result<Claim, Error> {
-    let Sender { hotkey, model_hash, origin, nonce } = sender;
+    let Sender { hotkey, model_hash, origin, block_hex, nonce } = sender;
+    if !block_hex.eq_ignore_ascii_case(&hex::encode(block_message(&view.hotkey, origin))) {
+        return Err(Error::BlockHex { origin });
+    }
     let cycle = view.schedule.cycle_of_round(round.id);
     let (first, last) = view.schedule.phase_range(cycle, domain::Phase::Submission);
     if !(first..=last).contains(&origin) {

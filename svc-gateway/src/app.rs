@@ -14,9 +14,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     Config,
+    arriving::Arriving,
     error::Error,
     grpc::Scheduler,
     limits::Limits,
+    receipt::Past,
     sound::Sound,
     spool::Spool,
     tus::{Parts, Table},
@@ -42,6 +44,10 @@ pub(crate) struct Inner {
     pub(crate) tus: Table,
     pub(crate) limits: Limits,
     pub(crate) shutdown: Shutdown,
+    /// How far uploads to this gateway have come.
+    pub(crate) arriving: Arriving,
+    /// Rounds that are over, for receipts.
+    pub(crate) past: Past,
     /// One permit per upload in progress.
     pub(crate) uploads: Slots,
     /// One permit per download in progress.

@@ -5,30 +5,24 @@
 //! model comes after it; whoever goes on with a part of another model gets the new file from its beginning.
 
 use axum::{
-    body::{Body, to_bytes},
+    body::Body,
     extract::{Path, RawQuery, Request, State, rejection::PathRejection},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::Response,
 };
 use checkpoint::Manifest;
-use domain::{BlockNumber, Hotkey, block_message};
-use tokio::time::timeout;
 use tracing::{info, instrument};
 
 use crate::{
-    admit::{Fields, check_target},
     app::App,
-    auth::Signature,
     error::Error,
     metrics,
     range::{self, Answer, Representation},
+    signed,
     source::{Content, Source},
-    view::{Base, View},
+    view::Base,
     wanted::Wanted,
 };
-
-/// Longest form of a download, in bytes.
-const MAX_FORM: usize = 16 << 10;
 
 /// `GET /get-checkpoint`, with its form in the body, as today's miners send it, or in the query.
 pub(crate) async fn by_form(
@@ -59,8 +53,8 @@ async fn get_checkpoint(
 ) -> Result<Response, Error> {
     let seen = app.latest.any()?;
     let (parts, body) = request.into_parts();
-    let fields = fields(app, &query, body).await?;
-    let hotkey = authenticate(&fields, &seen.view, app)?;
+    let fields = signed::fields(app, &query, body).await?;
+    let hotkey = signed::hotkey(&fields, &seen.view, app)?;
     app.limits.hotkey(&hotkey)?;
     let (base, manifest) = seen.model()?;
     let wanted = Wanted::find(name, &fields, &parts.headers, manifest)?;
@@ -117,44 +111,6 @@ async fn get_checkpoint(
         None => {}
     }
     Ok(response)
-}
-
-/// The fields of the form and of the query; the form's word counts.
-async fn fields(app: &App, query: &str, body: Body) -> Result<Fields, Error> {
-    let limit = app.config.header_timeout;
-    let form = timeout(limit, to_bytes(body, MAX_FORM))
-        .await
-        .map_err(|_| Error::TooSlow { limit })?
-        .map_err(|_| Error::TooLarge { limit: MAX_FORM as u64 })?;
-    let mut fields = Fields::default();
-    for (name, value) in
-        form_urlencoded::parse(&form).chain(form_urlencoded::parse(query.as_bytes()))
-    {
-        fields.add(&name, &value);
-    }
-    Ok(fields)
-}
-
-/// Whoever signed the block message to this validator, lately.
-fn authenticate(fields: &Fields, view: &View, app: &App) -> Result<Hotkey, Error> {
-    for field in ["target_hotkey_ss58", "origin_hotkey_ss58", "origin_block", "signature"] {
-        fields.text(field)?;
-    }
-    let target = check_target(fields, view)?;
-    let hotkey: Hotkey = fields.parse("origin_hotkey_ss58")?;
-    let origin = BlockNumber(fields.parse("origin_block")?);
-    let signature: Signature = fields.parse("signature")?;
-    if !signature.is_of(&hotkey, &block_message(&target, origin)) {
-        return Err(Error::RequestSignature { hotkey, message: "block message" });
-    }
-    let age = app.config.max_origin_age_blocks.unwrap_or_else(|| view.schedule.cycle_length());
-    let first = BlockNumber(view.block.0.saturating_sub(age));
-    let last = BlockNumber(view.block.0.saturating_add(app.config.max_origin_ahead_blocks));
-    if (first..=last).contains(&origin) {
-        Ok(hotkey)
-    } else {
-        Err(Error::OriginBlock { origin, first, last })
-    }
 }
 
 /// Headers that every answer about a file carries, 304 and a redirect among them.

@@ -96,6 +96,10 @@ pub(crate) enum Error {
     UnsafeFileName { why: &'static str },
     #[error("files end in one of {}", crate::admit::EXTENSIONS.join(", "))]
     Extension,
+    #[error("there was no round {round}, or nothing is known of it any more")]
+    UnknownRound { round: RoundId },
+    #[error("only {hotkey} itself may ask what became of its file: sign with its key")]
+    NotYours { hotkey: Hotkey },
     #[error("{hotkey} has submitted in round {round} already")]
     AlreadySubmitted { hotkey: Hotkey, round: RoundId },
     #[error("another upload of {hotkey} is under way")]
@@ -197,11 +201,14 @@ impl Error {
             | Self::WrongTarget { .. }
             | Self::RequestSignature { .. }
             | Self::SignatureReused
+            | Self::NotYours { .. }
             | Self::NotOnRoster { .. }
             | Self::NotAssigned { .. } => StatusCode::FORBIDDEN,
-            Self::NoRoute | Self::NoSlice { .. } | Self::NoUpload | Self::UploadElsewhere => {
-                StatusCode::NOT_FOUND
-            }
+            Self::NoRoute
+            | Self::NoSlice { .. }
+            | Self::UnknownRound { .. }
+            | Self::NoUpload
+            | Self::UploadElsewhere => StatusCode::NOT_FOUND,
             Self::NoMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::NotSubmissionPhase { .. }
@@ -270,6 +277,8 @@ impl Error {
             Self::CommittedSignature { .. } => "bad_signature",
             Self::UnsafeFileName { .. } => "unsafe_file_name",
             Self::Extension => "unknown_extension",
+            Self::UnknownRound { .. } => "unknown_round",
+            Self::NotYours { .. } => "not_yours",
             Self::AlreadySubmitted { .. } => "already_submitted",
             Self::UploadInProgress { .. } => "upload_in_progress",
             Self::InvalidHeader { .. } => "invalid_header",
@@ -354,6 +363,9 @@ pub(crate) struct Reason(pub(crate) &'static str);
 fn seconds(duration: &Duration) -> u64 {
     duration.as_secs_f64().ceil().max(1.0) as u64
 }
+
+#[cfg(test)]
+pub(crate) mod samples;
 
 fn because(detail: &str) -> String {
     if detail.is_empty() { String::new() } else { format!(": {detail}") }

@@ -7,10 +7,13 @@
 
 mod admit;
 mod app;
+mod arriving;
 mod auth;
 mod config;
 mod download;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod grpc;
 mod http;
 mod hub;
@@ -19,12 +22,15 @@ mod limits;
 mod marks;
 mod metrics;
 mod multipart;
+mod openapi;
 mod outgoing;
 mod phase;
 mod range;
+mod receipt;
 mod refusals;
 mod report;
 mod routes;
+mod signed;
 mod sound;
 mod source;
 mod spool;
@@ -44,6 +50,7 @@ use anyhow::Context as _;
 pub use config::{Config, RemoteDownloads};
 pub use hub::HubConfig;
 use kit::{Common, GrpcServer, Shutdown};
+pub use openapi::document as openapi;
 use proto::gateway::v1::gateway_service_server::GatewayServiceServer;
 use store::{Artifacts, Store};
 use tokio::{
@@ -55,8 +62,10 @@ use tracing::info;
 
 use crate::{
     app::{App, Count, Inner, Slots},
+    arriving::Arriving,
     hub::Puller,
     limits::Limits,
+    receipt::Past,
     report::Reporter,
     sound::Sound,
     spool::Spool,
@@ -138,6 +147,8 @@ impl Gateway {
         let app = App::new(Inner {
             latest: Latest::new(latest, config.max_view_age),
             limits: Limits::new(&config),
+            arriving: Arriving::default(),
+            past: Past::default(),
             uploads: Slots::new(config.max_uploads),
             downloads: Slots::new(config.max_downloads),
             verifications: Semaphore::new(config.max_verifications.max(1)),
@@ -171,6 +182,8 @@ impl Gateway {
         if let Some(puller) = Puller::new(&app).context("open the hub")? {
             shutdown.spawn(puller.run(shutdown.clone()));
         }
+        let telling = app.arriving.clone().tell(app.store.clone(), shutdown.clone());
+        shutdown.spawn(telling);
         shutdown.spawn(forget(app.clone(), shutdown.clone()));
         shutdown.spawn(Keeper::new(app.clone(), asks, unfinished).run());
 

@@ -115,6 +115,16 @@ fn already(claim: &Claim) -> Error {
     Error::AlreadySubmitted { hotkey: claim.hotkey.clone(), round: claim.round }
 }
 
+/// What a miner submitted in a round, through any gateway.
+pub(crate) async fn of(
+    store: &Store,
+    round: RoundId,
+    hotkey: &Hotkey,
+) -> Result<Option<Submitted>, StoreError> {
+    let mark = store.get(&submitted_key(round, hotkey)).await?;
+    Ok(mark.and_then(|value| serde_json::from_slice(&value).ok()))
+}
+
 /// Everything that was submitted in a round, through any gateway.
 pub(crate) async fn submitted(store: &Store, round: RoundId) -> Result<Vec<Submitted>, StoreError> {
     let marks = store.list(&format!("submitted/{round}/")).await?;

@@ -12,6 +12,11 @@ pub(crate) fn request(route: String, status: StatusCode, elapsed: Duration) {
     histogram!("gateway_request_seconds", "route" => route).record(elapsed);
 }
 
+/// A request was refused.
+pub(crate) fn refusal(route: String, reason: &'static str) {
+    counter!("gateway_refusals_total", "route" => route, "reason" => reason).increment(1);
+}
+
 /// An upload ended; `outcome` is `stored` or `refused`, `reason` is empty when it was stored.
 pub(crate) fn upload(outcome: &'static str, reason: &'static str) {
     counter!("gateway_uploads_total", "outcome" => outcome, "reason" => reason).increment(1);

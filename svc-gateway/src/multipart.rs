@@ -10,9 +10,9 @@ use futures::{Stream, StreamExt as _};
 use memchr::memmem::Finder;
 
 /// Longest header of a part, and longest text before the first part, in bytes.
-const MAX_HEAD: usize = 8 << 10;
+pub(crate) const MAX_HEAD: usize = 8 << 10;
 /// Most parts of one form.
-const MAX_PARTS: usize = 32;
+pub(crate) const MAX_PARTS: usize = 32;
 /// Longest boundary that RFC 2046 allows.
 const MAX_BOUNDARY: usize = 70;
 
@@ -121,7 +121,8 @@ where
             if let Some(end) = memchr::memmem::find(&self.buffer, b"\r\n\r\n") {
                 break end;
             }
-            if self.buffer.len() > MAX_HEAD {
+            // Long enough that an end within the limit would be there, however the form was cut.
+            if self.buffer.len() >= MAX_HEAD + 4 {
                 return Err(MultipartError::Malformed("a part's header is too long"));
             }
             self.fill().await?;
@@ -172,16 +173,17 @@ where
     }
 
     async fn skip_preamble(&mut self) -> Result<(), MultipartError> {
+        let needle = self.delimiter.needle().len();
         loop {
-            if let Some(at) = self.delimiter.find(&self.buffer) {
-                self.buffer.advance(at + self.delimiter.needle().len());
-                self.place = Place::Boundary;
-                return Ok(());
+            match self.delimiter.find(&self.buffer) {
+                Some(at) if at <= MAX_HEAD => {
+                    self.buffer.advance(at + needle);
+                    self.place = Place::Boundary;
+                    return Ok(());
+                }
+                None if self.buffer.len() < MAX_HEAD + needle => self.fill().await?,
+                _ => return Err(MultipartError::Malformed("no boundary at the beginning")),
             }
-            if self.buffer.len() > MAX_HEAD {
-                return Err(MultipartError::Malformed("no boundary at the beginning"));
-            }
-            self.fill().await?;
         }
     }
 
@@ -198,7 +200,7 @@ where
 }
 
 /// Reads the header lines of a part.
-fn part_head(head: &[u8]) -> Result<PartHead, MultipartError> {
+pub(crate) fn part_head(head: &[u8]) -> Result<PartHead, MultipartError> {
     let head = std::str::from_utf8(head)
         .map_err(|_| MultipartError::Malformed("a part's header is not UTF-8"))?;
     let disposition = head

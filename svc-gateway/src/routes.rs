@@ -9,7 +9,7 @@ use axum::{
     http::HeaderMap,
     middleware::{Next, from_fn_with_state},
     response::Response,
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
 use tokio::time::Instant;
 use tracing::{Instrument as _, info, info_span};
@@ -19,31 +19,53 @@ use crate::{
     auth, download,
     error::{Error, Reason},
     http::Peer,
-    metrics, phase, status, tus, upload,
+    metrics, openapi, phase, receipt, status, tus, upload,
 };
 
-/// The routes of the protocol, section 8, and of the phase API, section 2.
+/// A path, and what answers there.
+type Route = (&'static str, MethodRouter<App>);
+
+/// The routes of the protocol, section 8, of the phase API, section 2, and what we add to them. The document
+/// at `/openapi.json` has the same ones.
+pub(crate) fn table() -> Vec<Route> {
+    vec![
+        ("/", get(status::index)),
+        ("/ping", get(status::ping)),
+        ("/status", get(status::status)),
+        ("/openapi.json", get(openapi::serve)),
+        ("/get_phase", get(phase::get_phase)),
+        ("/blocks_until_next_phase", get(phase::until_next)),
+        ("/previous_phase_blocks", get(phase::previous)),
+        ("/get_validator_whitelist", get(phase::whitelist)),
+        ("/get_init_peer_id", get(phase::init_peers)),
+        ("/get-checkpoint", get(download::by_form)),
+        ("/get-checkpoint/{name}", get(download::by_name)),
+        ("/model/get-checkpoint", get(download::by_form)),
+        ("/model/get-checkpoint/{name}", get(download::by_name)),
+        ("/model/partial", get(download::by_form)),
+        ("/model/partial/{name}", get(download::by_name)),
+        ("/submit-checkpoint", post(upload::submit)),
+        ("/submit", post(upload::submit)),
+        ("/files", post(tus::create).options(tus::options)),
+        (
+            "/files/{id}",
+            get(tus::look)
+                .patch(tus::patch)
+                .delete(tus::delete)
+                .post(tus::overridden)
+                .options(tus::options),
+        ),
+        ("/submissions/{round}/{hotkey}", get(receipt::get)),
+    ]
+}
+
+/// All of it.
 pub(crate) fn router(app: App) -> Router {
-    Router::new()
-        .route("/", get(status::index))
-        .route("/ping", get(status::ping))
-        .route("/status", get(status::status))
-        .route("/get_phase", get(phase::get_phase))
-        .route("/blocks_until_next_phase", get(phase::until_next))
-        .route("/previous_phase_blocks", get(phase::previous))
-        .route("/get_validator_whitelist", get(phase::whitelist))
-        .route("/get_init_peer_id", get(phase::init_peers))
-        .route("/get-checkpoint", get(download::by_form))
-        .route("/get-checkpoint/{name}", get(download::by_name))
-        .route("/model/get-checkpoint", get(download::by_form))
-        .route("/model/get-checkpoint/{name}", get(download::by_name))
-        .route("/model/partial", get(download::by_form))
-        .route("/model/partial/{name}", get(download::by_name))
-        .route("/submit-checkpoint", post(upload::submit))
-        .route("/submit", post(upload::submit))
-        .route("/files", post(tus::create).options(tus::options))
-        .route("/files/{id}", get(tus::look).patch(tus::patch).delete(tus::delete))
-        .route("/files/{id}", post(tus::overridden).options(tus::options))
+    let routes = table();
+    let routes = routes
+        .into_iter()
+        .fold(Router::new(), |router, (path, methods)| router.route(path, methods));
+    routes
         .fallback(async || Error::NoRoute)
         .method_not_allowed_fallback(async || Error::NoMethod)
         // Bodies have limits of their own, where they are read.
@@ -78,6 +100,7 @@ async fn observe(State(app): State<App>, request: Request, next: Next) -> Respon
     span.record("http.response.status_code", status.as_u16());
     if let Some(Reason(reason)) = response.extensions().get() {
         info!(parent: &span, %status, reason, "refused");
+        metrics::refusal(route.clone(), reason);
     }
     metrics::request(route, status, begin.elapsed());
     response

@@ -5,9 +5,19 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
+use domain::Phase;
 use serde_json::{Map, Value, json};
 
-use crate::{admit, app::App, error::Error};
+use crate::{
+    admit,
+    app::App,
+    error::Error,
+    signed, submission,
+    view::{Seen, View},
+};
+
+/// Where the document of all routes is.
+const OPENAPI: &str = "/openapi.json";
 
 /// `GET /ping`: alive.
 pub(crate) async fn ping() -> Json<Value> {
@@ -34,6 +44,7 @@ pub(crate) async fn index(State(app): State<App>) -> Response {
         body.insert("netuid".into(), netuid.into());
     }
     body.insert("endpoints".into(), endpoints.into());
+    body.insert("links".into(), json!({ "status": "/status", "openapi": OPENAPI }));
     Json(Value::Object(body)).into_response()
 }
 
@@ -51,6 +62,8 @@ pub(crate) async fn status(State(app): State<App>) -> Result<Response, Error> {
         "cycle_length": phase.cycle_length,
         "round": view.round.as_ref().map(|round| round.id),
         "uploads_open": admit::open_round(view).is_ok(),
+        "uploads": uploads(&app, &seen),
+        "limits": limits(&app, view),
         "expert_group": view.expert_group,
         "global_version": base.map(|base| base.version),
         "model_hash": base.map(|base| base.model_hash),
@@ -60,6 +73,48 @@ pub(crate) async fn status(State(app): State<App>) -> Result<Response, Error> {
         "hotkey": view.hotkey,
         "view_age_seconds": seen.at.elapsed().as_secs(),
         "version": env!("CARGO_PKG_VERSION"),
+        "openapi": OPENAPI,
     });
     Ok(Json(body).into_response())
+}
+
+/// What is taken, and when: in the present Submission phase, or in the next one.
+fn uploads(app: &App, seen: &Seen) -> Value {
+    let (view, config) = (&seen.view, &app.config);
+    let (first, last) = if view.schedule.phase_of(view.block) == Phase::Submission {
+        let cycle = view.schedule.cycle_of(view.block);
+        view.schedule.phase_range(cycle, Phase::Submission)
+    } else {
+        let next = view.schedule.next(view.block, Phase::Submission);
+        (next.start, next.end)
+    };
+    let largest = seen
+        .manifest
+        .as_ref()
+        .and_then(|manifest| submission::largest_file(manifest, view.expert_group))
+        .map(|largest| largest.min(config.max_upload_bytes));
+    json!({
+        "first_block": first,
+        "last_block": last,
+        "largest_file_bytes": largest,
+        "body_within_seconds": config.upload_timeout.as_secs_f64(),
+        "silent_for_at_most_seconds": config.idle_timeout.as_secs_f64(),
+        "file_extensions": admit::EXTENSIONS,
+        "in_progress": app.uploads.taken(),
+        "at_most_in_progress": config.max_uploads,
+        "submit": "/submit-checkpoint",
+        "resumable": "/files",
+    })
+}
+
+/// How often one client may ask, and how old a signed block may be.
+fn limits(app: &App, view: &View) -> Value {
+    let config = &app.config;
+    json!({
+        "requests_per_second_and_address": config.requests_per_address.max(1),
+        "requests_at_once_per_address": config.burst_per_address.max(1),
+        "signed_requests_per_minute_and_hotkey": config.requests_per_hotkey.max(1),
+        "signed_requests_at_once_per_hotkey": config.burst_per_hotkey.max(1),
+        "oldest_origin_block": signed::origins(view, app).0,
+    })
 }

@@ -5,7 +5,10 @@
 //! sender is known. The work runs as a task of its own: a client that hangs up behind the last byte has
 //! submitted, one that hangs up before it has not.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use axum::{
     Json,
@@ -25,6 +28,7 @@ use tracing::{Instrument as _, Span, field::Empty, info, info_span};
 use crate::{
     admit::{self, Claim, Fields, Sender},
     app::App,
+    arriving::Arrival,
     error::Error,
     intake::{Intake, Wanted},
     marks::{self, Submitted},
@@ -91,6 +95,10 @@ struct Upload {
     manifest: Arc<Manifest>,
     /// Largest file.
     limit: u64,
+    /// Bytes of the whole form, where the client says.
+    announced: Option<u64>,
+    /// How far it has come, once its sender is known.
+    arrival: OnceLock<Arrival>,
     deadline: Instant,
     _permit: OwnedSemaphorePermit,
 }
@@ -117,7 +125,20 @@ fn begin(app: &App, headers: &HeaderMap) -> Result<(Upload, String), Error> {
     let permit = app.uploads.take()?;
     let deadline = Instant::now() + app.config.upload_timeout;
     let app = app.clone();
-    Ok((Upload { app, seen, round, manifest, limit, deadline, _permit: permit }, boundary))
+    Ok((
+        Upload {
+            app,
+            seen,
+            round,
+            manifest,
+            limit,
+            announced,
+            arrival: OnceLock::new(),
+            deadline,
+            _permit: permit,
+        },
+        boundary,
+    ))
 }
 
 impl Upload {
@@ -143,6 +164,8 @@ impl Upload {
         let hotkey = sender.hotkey.clone();
         Span::current().record("hotkey", hotkey.as_str());
         self.app.limits.hotkey(&hotkey)?;
+        let begin = || self.app.arriving.begin(self.round.id, &hotkey, 0, self.announced);
+        self.arrival.get_or_init(begin);
         let result = self.take(sender, file_name.as_deref(), form).await;
         if let Err(error) = &result {
             refusals::tell(&self.app, &self.round, &hotkey, error);
@@ -198,6 +221,9 @@ impl Upload {
                 return Err(Error::TooLarge { limit: self.limit });
             }
             metrics::upload_bytes(piece.len() as u64);
+            if let Some(arrival) = self.arrival.get() {
+                arrival.add(piece.len() as u64);
+            }
             intake.push(piece).await?;
         }
         while let Some(part) = moving(idle, form.next_part()).await? {

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use checkpoint::Manifest;
 use domain::{
-    BlockNumber, ExpertGroup, GlobalVersion, Hotkey, HubPlace, ModelHash, RoundId, Schedule, Uid,
+    BlockNumber, ExpertGroup, GlobalVersion, Hotkey, HubPlace, Improvement, ModelHash, RoundId,
+    Schedule, Uid,
 };
 use proto::{
     InvalidField,
@@ -52,10 +53,14 @@ pub(crate) struct Round {
     pub(crate) id: RoundId,
     /// Whether its scores are still open.
     pub(crate) open: bool,
+    /// Whether it is over.
+    pub(crate) closed: bool,
     /// Whether uploads may begin.
     pub(crate) uploads_open: bool,
     /// W3C trace context of everything done for it.
     pub(crate) traceparent: String,
+    /// Mean loss of the base model, once measured.
+    pub(crate) baseline: Option<f64>,
     /// The roster.
     pub(crate) miners: BTreeMap<Hotkey, Miner>,
 }
@@ -77,7 +82,17 @@ pub(crate) struct Miner {
     pub(crate) hub: Option<HubPlace>,
     /// Whether the scheduler still waits for its file.
     pub(crate) pending: bool,
-    /// Why it may not upload, if so.
+    /// What became of it so far, in the scheduler's word.
+    pub(crate) outcome: String,
+    /// Mean loss, once evaluated.
+    pub(crate) loss: Option<f64>,
+    /// By how much that is better than the base model's, as scores count it.
+    pub(crate) raw_score: Option<f64>,
+    /// The same batch by batch.
+    pub(crate) improvement: Option<Improvement>,
+    /// Rank score, once final.
+    pub(crate) score: Option<f64>,
+    /// Why the outcome is what it is, or why it may not upload.
     pub(crate) reason: String,
     /// The same for a person.
     pub(crate) detail: String,
@@ -122,6 +137,7 @@ impl TryFrom<wire::Round> for Round {
 
     fn try_from(round: wire::Round) -> Result<Self, InvalidField> {
         let open = matches!(round.stage(), wire::RoundStage::Open | wire::RoundStage::Evaluating);
+        let closed = round.stage() == wire::RoundStage::Closed;
         let mut miners = BTreeMap::new();
         for miner in round.miners {
             let hotkey: Hotkey = parse("round.miners.hotkey", &miner.hotkey)?;
@@ -130,6 +146,8 @@ impl TryFrom<wire::Round> for Round {
         Ok(Self {
             id: RoundId(round.round_id),
             open,
+            closed,
+            baseline: round.baseline,
             uploads_open: round.uploads_open,
             traceparent: round.traceparent,
             miners,
@@ -154,6 +172,17 @@ impl TryFrom<wire::Miner> for Miner {
             hub: (!miner.hub_repo.is_empty())
                 .then_some(HubPlace { repo: miner.hub_repo, revision: miner.hub_revision }),
             pending: matches!(miner.outcome.as_str(), "pending" | "refused"),
+            outcome: miner.outcome,
+            loss: miner.loss,
+            raw_score: miner.raw_score,
+            improvement: miner.improvement.map(|found| Improvement {
+                mean: found.mean,
+                standard_error: found.standard_error,
+                low: found.low,
+                high: found.high,
+                batches: found.batches as usize,
+            }),
+            score: miner.score,
             reason: miner.reason,
             detail: miner.detail,
         })

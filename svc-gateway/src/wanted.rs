@@ -81,6 +81,12 @@ fn slice(fields: &Fields) -> Result<Option<SliceId>, Error> {
     fields.get("expert_group_id").map(parse).transpose()
 }
 
+/// What the fields alone ask for.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn of_fields(fields: &Fields) -> (Option<SliceId>, Option<Format>) {
+    (slice(fields).ok().flatten(), format(fields).ok().flatten())
+}
+
 fn format(fields: &Fields) -> Result<Option<Format>, Error> {
     let parse = |text: &str| {
         text.parse()
@@ -91,7 +97,7 @@ fn format(fields: &Fields) -> Result<Option<Format>, Error> {
 
 /// The format that `Accept` likes better: `.pt`, unless safetensors is. Whoever accepts neither, or
 /// says nothing, gets `.pt` as well: today's miners send what their HTTP library likes.
-fn accepted(headers: &HeaderMap) -> Format {
+pub(crate) fn accepted(headers: &HeaderMap) -> Format {
     let (pt, safetensors) = (liking(headers, Format::Pt), liking(headers, Format::Safetensors));
     if safetensors > pt { Format::Safetensors } else { Format::Pt }
 }

@@ -71,6 +71,7 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync {
         value: Bytes,
         ttl: Option<Duration>,
     ) -> Result<bool, StoreError>;
+    async fn put_for(&self, key: &str, value: Bytes, ttl: Duration) -> Result<(), StoreError>;
     /// Returns keys in ascending order of bytes.
     async fn list(&self, prefix: &str) -> Result<Vec<(String, Bytes)>, StoreError>;
     async fn ping(&self) -> Result<(), StoreError>;

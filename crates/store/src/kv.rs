@@ -146,6 +146,17 @@ impl Store {
         self.0.put_if_absent(checked(key)?, value, ttl).await
     }
 
+    /// Sets `key` for `ttl`, whoever set it before: the last word counts.
+    ///
+    /// For what is only told, such as how far something has come; what decides takes a lease.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Name`], and what the engine fails with.
+    pub async fn put_for(&self, key: &str, value: Bytes, ttl: Duration) -> Result<(), StoreError> {
+        self.0.put_for(checked(key)?, value, ttl).await
+    }
+
     /// Returns the keys that begin with `prefix` (all, if it is empty) and their values, as they
     /// are at one moment, in ascending order of bytes.
     ///

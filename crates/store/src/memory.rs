@@ -146,6 +146,13 @@ impl Backend for Memory {
         Ok(true)
     }
 
+    async fn put_for(&self, key: &str, value: Bytes, ttl: Duration) -> Result<(), StoreError> {
+        let mut state = self.state();
+        state.values.insert(key.to_owned(), (value, Some(Instant::now() + ttl)));
+        state.sweep();
+        Ok(())
+    }
+
     async fn list(&self, prefix: &str) -> Result<Vec<(String, Bytes)>, StoreError> {
         let state = self.state();
         Ok(state

@@ -23,8 +23,7 @@ static ACQUIRE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lu
 static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/renew.lua")));
 static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/release.lua")));
 static WRITE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/write.lua")));
-static PUT_IF_ABSENT: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("lua/put_if_absent.lua")));
+static PUT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/put.lua")));
 static LIST: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/list.lua")));
 
 pub(crate) struct Redis {
@@ -101,6 +100,27 @@ impl Redis {
     /// Sorted set of the names that expire, by the time of their end.
     fn expiring_key(&self) -> String {
         self.key("index", "expiring")
+    }
+
+    /// Sets a value over `absent` or over `any`.
+    fn put(
+        &self,
+        key: &str,
+        value: &[u8],
+        ttl: Option<Duration>,
+        over: &str,
+    ) -> ScriptInvocation<'static> {
+        let mut script = PUT.prepare_invoke();
+        script
+            .key(self.value_key(key))
+            .key(self.index_key())
+            .key(self.expiring_key())
+            .arg(self.value_key(""))
+            .arg(key)
+            .arg(value)
+            .arg(ttl.map(millis).map(|ttl| ttl.to_string()).unwrap_or_default())
+            .arg(over);
+        script
     }
 }
 
@@ -193,17 +213,15 @@ impl Backend for Redis {
         ttl: Option<Duration>,
     ) -> Result<bool, StoreError> {
         // Not run twice: the second would find what the first has put.
-        PUT_IF_ABSENT
-            .key(self.value_key(key))
-            .key(self.index_key())
-            .key(self.expiring_key())
-            .arg(self.value_key(""))
-            .arg(key)
-            .arg(value.as_ref())
-            .arg(ttl.map(millis).map(|ttl| ttl.to_string()).unwrap_or_default())
+        self.put(key, &value, ttl, "absent")
             .invoke_async(&mut self.connection.clone())
             .await
             .map_err(failed)
+    }
+
+    async fn put_for(&self, key: &str, value: Bytes, ttl: Duration) -> Result<(), StoreError> {
+        let _put: bool = self.invoke(&self.put(key, &value, Some(ttl), "any")).await?;
+        Ok(())
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<(String, Bytes)>, StoreError> {

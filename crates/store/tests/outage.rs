@@ -34,6 +34,7 @@ async fn a_crash_of_redis_is_unavailable_until_it_is_back_with_its_fences_and_le
         store.renew(&lease, LONG).await.unwrap_err(),
         store.put_fenced(&lease, "state", Bytes::new()).await.unwrap_err(),
         store.put_if_absent("nonce", Bytes::new(), Some(LONG)).await.unwrap_err(),
+        store.put_for("told", Bytes::new(), LONG).await.unwrap_err(),
         store.list("").await.unwrap_err(),
     ] {
         assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");

@@ -22,6 +22,7 @@ enum Step {
     Release(usize),
     Write(usize, Vec<Write>),
     PutIfAbsent(&'static str, u8, bool),
+    PutFor(&'static str, u8),
     Get(&'static str),
     List(&'static str),
 }
@@ -57,6 +58,7 @@ async fn take(store: &Store, leases: &mut Vec<Lease>, step: &Step) -> String {
             let value = Bytes::from(vec![*value]);
             said(store.put_if_absent(key, value, ends.then_some(LONG)).await)
         }
+        Step::PutFor(key, value) => said(store.put_for(key, Bytes::from(vec![*value]), LONG).await),
         Step::Get(key) => said(store.get(key).await),
         Step::List(prefix) => said(store.list(prefix).await),
     }
@@ -78,6 +80,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(lease, writes)| Step::Write(lease, writes)),
         (key(), any::<u8>(), any::<bool>())
             .prop_map(|(key, value, ends)| Step::PutIfAbsent(key, value, ends)),
+        (key(), any::<u8>()).prop_map(|(key, value)| Step::PutFor(key, value)),
         key().prop_map(Step::Get),
         prop::sample::select(vec!["", "a", "a/", "b/*", "c"]).prop_map(Step::List),
     ];

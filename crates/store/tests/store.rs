@@ -230,6 +230,26 @@ async fn a_mark_with_a_time_to_live_can_be_set_again_once_it_has_ended() {
 }
 
 #[tokio::test]
+async fn what_is_put_for_a_time_is_the_last_word_until_its_end() {
+    on_both(async |store: Store| {
+        store.put_for("told/a", bytes("1"), LONG).await.unwrap();
+        store.put_for("told/a", bytes("2"), LONG).await.unwrap();
+        assert_eq!(store.get("told/a").await.unwrap(), Some(bytes("2")));
+        assert!(!store.put_if_absent("told/a", bytes("3"), None).await.unwrap());
+        assert_eq!(store.list("told/").await.unwrap(), [("told/a".to_owned(), bytes("2"))]);
+        // A shorter time counts as well, and over what was for good.
+        assert!(store.put_if_absent("told/b", bytes("1"), None).await.unwrap());
+        for key in ["told/a", "told/b"] {
+            store.put_for(key, bytes("4"), SHORT).await.unwrap();
+        }
+        eventually("both end", async || store.list("told/").await.unwrap().is_empty()).await;
+        assert_eq!(store.get("told/b").await.unwrap(), None);
+        assert!(store.put_if_absent("told/a", bytes("5"), None).await.unwrap());
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_guarded_put_makes_a_mark_stay() {
     on_both(async |store: Store| {
         assert!(store.put_if_absent("seat", bytes("1"), Some(SHORT)).await.unwrap());

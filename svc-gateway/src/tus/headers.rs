@@ -57,6 +57,12 @@ impl Metadata {
         Ok(Self(pairs))
     }
 
+    /// How many bytes are kept.
+    #[cfg(any(test, fuzzing))]
+    fn size(&self) -> usize {
+        self.0.iter().map(|(key, value)| key.len() + value.len()).sum()
+    }
+
     /// The value of `key`.
     pub(crate) fn get(&self, key: &str) -> Option<&[u8]> {
         self.0.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_slice())
@@ -137,6 +143,17 @@ impl fmt::Debug for Checking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Checking").finish_non_exhaustive()
     }
+}
+
+/// Reads a header of metadata, which must be no larger than it was; whether it could be read.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn metadata_is_no_larger(header: &[u8]) -> bool {
+    let Ok(metadata) = Metadata::parse(header) else { return false };
+    assert!(metadata.size() <= header.len(), "{metadata:?}");
+    for (key, value) in &metadata.0 {
+        assert_eq!(metadata.get(key), Some(value.as_slice()), "a key twice");
+    }
+    true
 }
 
 /// `Upload-Length` and `Upload-Offset`: a number of bytes, digits only.

@@ -8,7 +8,7 @@
 mod append;
 mod body;
 mod create;
-mod headers;
+pub(crate) mod headers;
 mod life;
 mod part;
 mod table;

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use domain::Hotkey;
+use domain::{Hotkey, RoundId};
 use tokio::{
     sync::{
         mpsc::{self, OwnedPermit},
@@ -30,7 +30,7 @@ use super::{
     append, life,
     part::{Info, Part, UploadId},
 };
-use crate::{app::App, error::Error, intake::Sink, marks::End, metrics};
+use crate::{app::App, arriving::Progress, error::Error, intake::Sink, marks::End, metrics};
 
 /// How often the loop looks for what is due.
 const TICK: Duration = Duration::from_secs(1);
@@ -205,6 +205,16 @@ impl Slot {
             Self::Lent { info, .. } => info,
         }
     }
+
+    /// Whose upload has come how far.
+    fn progress(&self) -> (RoundId, Hotkey, Progress) {
+        let bytes = match self {
+            Self::Resting { part, .. } => part.offset,
+            Self::Lent { watch, .. } => watch.offset.load(Ordering::Relaxed),
+        };
+        let info = self.info();
+        (info.round, info.hotkey.clone(), Progress { bytes, of: Some(info.length) })
+    }
 }
 
 /// The loop.
@@ -342,6 +352,7 @@ impl Keeper {
     fn due(&mut self) {
         let seen = self.app.latest.fresh().ok();
         let idle = self.app.config.tus_idle;
+        self.app.arriving.resumable(self.slots.values().map(Slot::progress));
         let mut expired = Vec::new();
         for (id, slot) in &mut self.slots {
             let Slot::Resting { part, since } = slot else { continue };

@@ -10,8 +10,11 @@ mod hub;
 #[expect(unreachable_pub, reason = "the client is public in its own crate")]
 #[path = "../../../crates/connito/src/miner/client.rs"]
 mod miner_client;
+mod openapi;
 mod phase;
 mod process;
+mod python;
+mod receipt;
 mod refusals;
 mod resume;
 mod s3;

@@ -1,5 +1,6 @@
 //! A gateway among fakes: a scheduler that says what a test wants, a folder of artifacts, miners with keys.
 
+pub(crate) mod document;
 mod miner;
 mod model;
 mod scheduler;
@@ -187,7 +188,13 @@ impl World {
 
     pub(crate) async fn get(&self, path: &str) -> Value {
         let response = self.http.get(format!("{}{path}", self.url)).send().await.unwrap();
-        response.json().await.unwrap()
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = response.json().await.unwrap();
+        match status.as_u16() {
+            200 => document::has_json("get", path, 200, &body),
+            refused => document::has_refusal(path, refused, &headers, &body),
+        }
+        body
     }
 
     /// A signed download's form.
@@ -208,6 +215,39 @@ impl World {
         let mut form = self.download_form(&keypair(1), NOW);
         form.insert("expert_group_id".into(), slice.into());
         self.http.get(format!("{}/get-checkpoint", self.url)).form(&form)
+    }
+
+    /// What the gateway at `url` tells this signer of a miner's file.
+    pub(crate) async fn receipt(
+        &self,
+        url: &str,
+        signer: &Keypair,
+        round: &str,
+        hotkey: &str,
+    ) -> Response {
+        let form = self.download_form(signer, self.scheduler.view().unwrap().block);
+        self.http
+            .get(format!("{url}/submissions/{round}/{hotkey}"))
+            .form(&form)
+            .send()
+            .await
+            .unwrap()
+    }
+
+    /// What an honest miner is told.
+    pub(crate) async fn told(&self, miner: &Miner) -> Value {
+        self.told_by(&self.url, miner).await
+    }
+
+    pub(crate) async fn told_by(&self, url: &str, miner: &Miner) -> Value {
+        let round = ROUND.to_string();
+        let response = self.receipt(url, &miner.keys, &round, miner.hotkey.as_str()).await;
+        assert_eq!(response.headers()["cache-control"], "private, no-store");
+        let path = response.url().path().to_owned();
+        let (status, body) = (response.status(), response.json::<Value>().await.unwrap());
+        assert_eq!(status, 200, "{body}");
+        document::has_json("get", &path, 200, &body);
+        body
     }
 
     /// The fields of an honest submission.
@@ -366,7 +406,9 @@ pub(crate) fn published(world: &World, slice: SliceId, format: Format) -> Vec<u8
 /// Asserts that a request was refused with this status and reason, in a body of the protocol's form.
 pub(crate) async fn assert_refused(response: Response, status: u16, reason: &str) {
     let found = response.status().as_u16();
+    let (path, headers) = (response.url().path().to_owned(), response.headers().clone());
     let body: Value = response.json().await.unwrap();
+    document::has_refusal(&path, found, &headers, &body);
     assert_eq!((found, body["reason"].as_str().unwrap()), (status, reason), "{body}");
     assert!(!body["detail"].as_str().unwrap().is_empty());
 }

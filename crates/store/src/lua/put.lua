@@ -1,14 +1,14 @@
--- KEYS: value, index, expiring. ARGV: prefix of value keys, name in the index, value, ttl in ms or ''.
--- Returns 1, or 0 if the key was there.
+-- KEYS: value, index, expiring.
+-- ARGV: prefix of value keys, name in the index, value, ttl in ms or '', 'absent' or 'any'.
+-- Returns 1, or 0 if the key was there and had to be absent.
 local ttl = ARGV[4]
+if ARGV[5] == 'absent' and redis.call('EXISTS', KEYS[1]) == 1 then
+    return 0
+end
 if ttl == '' then
-    if not redis.call('SET', KEYS[1], ARGV[3], 'NX') then
-        return 0
-    end
+    redis.call('SET', KEYS[1], ARGV[3])
 else
-    if not redis.call('SET', KEYS[1], ARGV[3], 'NX', 'PX', ttl) then
-        return 0
-    end
+    redis.call('SET', KEYS[1], ARGV[3], 'PX', ttl)
     -- Redis forgets the value by itself; the index must be told. Each new entry clears up to 16
     -- dead ones, so that the index never grows beyond what is alive by more than what has died
     -- since the last put. A value still lives in the millisecond of its end.
