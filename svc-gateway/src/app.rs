@@ -13,7 +13,14 @@ use store::{Artifacts, Store};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    Config, error::Error, grpc::Scheduler, limits::Limits, sound::Sound, spool::Spool, view::Latest,
+    Config,
+    error::Error,
+    grpc::Scheduler,
+    limits::Limits,
+    places::{Known, Visitor},
+    sound::Sound,
+    spool::Spool,
+    view::Latest,
 };
 
 /// Shared by all handlers.
@@ -79,6 +86,20 @@ impl Slots {
     /// How many are taken.
     pub(crate) fn taken(&self) -> usize {
         self.all - self.free.available_permits()
+    }
+}
+
+/// A slot that is taken, and the place of the connection for which it is: not given up as long as this is held.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    _permit: OwnedSemaphorePermit,
+    _known: Option<Known>,
+}
+
+impl Slot {
+    /// The slot of whoever came by this connection.
+    pub(crate) fn of(permit: OwnedSemaphorePermit, visitor: Option<&Visitor>) -> Self {
+        Self { _permit: permit, _known: visitor.map(Visitor::known) }
     }
 }
 

@@ -17,7 +17,7 @@ use tracing::{info, instrument};
 
 use crate::{
     admit::{Fields, check_target},
-    app::App,
+    app::{App, Slot},
     auth::Signature,
     error::Error,
     metrics,
@@ -85,11 +85,11 @@ async fn get_checkpoint(
     let content = if head || answer == Answer::NotModified {
         None
     } else {
-        let permit = app.downloads.take()?;
+        let slot = Slot::of(app.downloads.take()?, parts.extensions.get());
         // Of our tags the bucket knows nothing.
         let conditional = parts.headers.contains_key(header::IF_RANGE);
         let may_redirect = !conditional && fields.get("redirect") != Some("no");
-        Some(source.content(app, start, len, permit, may_redirect).await?)
+        Some(source.content(app, start, len, slot, may_redirect).await?)
     };
     let (named, status) = match content {
         Some(Content::Elsewhere(_)) => ("redirect", StatusCode::TEMPORARY_REDIRECT),

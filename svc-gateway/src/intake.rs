@@ -76,7 +76,7 @@ impl Intake {
     /// Begins a file. What it announces may be refused at once.
     pub(crate) fn begin(app: &App, wanted: &Wanted) -> Result<Self, Error> {
         let stream = wanted.stream()?;
-        let file = app.spool.file().map_err(failed)?;
+        let file = app.spool.file().map_err(Error::spooling)?;
         let (pieces, receiver) = mpsc::channel(IN_FLIGHT);
         let span = tracing::Span::current();
         let worker = tokio::task::spawn_blocking(move || {
@@ -142,7 +142,7 @@ fn receive(
 ) -> Result<(NamedTempFile, Streamed), Error> {
     while let Some(piece) = pieces.blocking_recv() {
         stream.push(&piece)?;
-        file.write_all(&piece).map_err(failed)?;
+        file.write_all(&piece).map_err(Error::spooling)?;
     }
     Ok((file, stream.finish()?))
 }

@@ -19,7 +19,9 @@ mod marks;
 mod metrics;
 mod multipart;
 mod outgoing;
+mod pace;
 mod phase;
+mod places;
 mod range;
 mod refusals;
 mod report;
@@ -42,20 +44,21 @@ use anyhow::Context as _;
 pub use config::{Config, RemoteDownloads};
 use kit::{Common, GrpcServer, Shutdown};
 use proto::gateway::v1::gateway_service_server::GatewayServiceServer;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use store::{Artifacts, Store};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch as latest},
     time::{MissedTickBehavior, interval},
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     app::{App, Count, Inner, Slots},
     limits::Limits,
     report::Reporter,
     sound::Sound,
-    spool::Spool,
+    spool::{Budget, Spool},
     view::Latest,
     watch::Watcher,
 };
@@ -66,6 +69,7 @@ use crate::{
 ///
 /// As [`Gateway::bind`] and [`Gateway::serve`].
 pub async fn run(config: Config, common: Common, shutdown: Shutdown) -> anyhow::Result<()> {
+    allow_connections();
     Gateway::bind(config, common).await?.serve(shutdown).await
 }
 
@@ -114,7 +118,8 @@ impl Gateway {
     /// When the store, the artifacts or the spool can't be opened, or the gRPC server fails.
     pub async fn serve(self, shutdown: Shutdown) -> anyhow::Result<()> {
         let Self { config, common, http, http_addr, grpc } = self;
-        let spool = Spool::open(&common.data_dir.join("spool")).context("open the spool")?;
+        let spool = Spool::open(&common.data_dir.join("spool"), Budget::of(&config))
+            .context("open the spool")?;
         let store = Store::open(&common.store_url, &common.namespace).context("open the store")?;
         let cache = common.data_dir.join("cache");
         let artifacts =
@@ -163,6 +168,17 @@ impl Gateway {
         };
         tokio::try_join!(kit::serve(grpc, shutdown.clone()), serving)?;
         Ok(())
+    }
+}
+
+/// Takes as many file descriptors as the system gives this process: every connection needs one, and the usual soft
+/// limit is below `max_connections`.
+fn allow_connections() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        warn!(%error, ?current, "the limit on open files could not be raised");
     }
 }
 

@@ -52,7 +52,9 @@ pub(crate) fn router(app: App) -> Router {
 
 /// Lets a request in that is not one too many, and that carries the token.
 async fn admit(State(app): State<App>, request: Request, next: Next) -> Result<Response, Error> {
-    app.limits.address(client_address(&app, &request))?;
+    let client = client_address(&app, &request);
+    app.limits.address(client)?;
+    let _counted = app.limits.under_way(client)?;
     auth::check_token(app.config.auth_token.as_ref(), request.headers())?;
     Ok(next.run(request).await)
 }
@@ -74,6 +76,7 @@ async fn observe(State(app): State<App>, request: Request, next: Next) -> Respon
     span.record("http.response.status_code", status.as_u16());
     if let Some(Reason(reason)) = response.extensions().get() {
         info!(parent: &span, %status, reason, "refused");
+        metrics::refusal(route.clone(), reason);
     }
     metrics::request(route, status, begin.elapsed());
     response

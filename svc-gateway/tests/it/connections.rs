@@ -176,9 +176,9 @@ async fn a_header_that_does_not_end_or_is_too_long_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn connections_that_say_nothing_do_not_keep_others_out_for_long() {
+async fn connections_that_say_nothing_keep_nobody_out() {
     let config = Config {
-        header_timeout: Duration::from_millis(700),
+        header_timeout: Duration::from_secs(3600),
         max_connections: 20,
         ..Config::default()
     };
@@ -188,7 +188,8 @@ async fn connections_that_say_nothing_do_not_keep_others_out_for_long() {
     for _ in 0..60 {
         silent.push(TcpStream::connect(addr).await.unwrap());
     }
-    let ping = world.http.get(format!("{}/ping", world.url)).send();
+    // A new connection: that of the client may be one of those that made room.
+    let ping = reqwest::get(format!("{}/ping", world.url));
     let response = timeout(Duration::from_secs(20), ping).await.unwrap().unwrap();
     assert_eq!(response.status(), 200);
 }

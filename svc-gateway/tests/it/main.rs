@@ -4,7 +4,9 @@
 mod client;
 mod common;
 mod connections;
+mod crowd;
 mod download;
+mod faults;
 mod hostile;
 #[expect(unreachable_pub, reason = "the client is public in its own crate")]
 #[path = "../../../crates/connito/src/miner/client.rs"]
