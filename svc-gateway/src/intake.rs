@@ -14,8 +14,10 @@ use tracing::{Instrument as _, info_span};
 
 use crate::{app::App, error::Error, metrics};
 
-/// Pieces on their way to the disk, per upload.
-const IN_FLIGHT: usize = 8;
+/// Batches on their way to the disk, per upload.
+const IN_FLIGHT: usize = 3;
+/// Bytes that are handed over together: a worker that is woken for each piece of a socket does little else.
+const BATCH: usize = 128 << 10;
 
 /// What a file must be.
 #[derive(Debug, Clone)]
@@ -53,7 +55,10 @@ impl Wanted {
 /// A file that is being received. Dropped, it leaves nothing.
 #[derive(Debug)]
 pub(crate) struct Intake {
-    pieces: mpsc::Sender<Bytes>,
+    batches: mpsc::Sender<Vec<Bytes>>,
+    batch: Vec<Bytes>,
+    /// Bytes in the batch.
+    batched: usize,
     worker: JoinHandle<Result<(NamedTempFile, Streamed), Error>>,
     limits: Limits,
     bytes: u64,
@@ -77,13 +82,14 @@ impl Intake {
     pub(crate) fn begin(app: &App, wanted: &Wanted) -> Result<Self, Error> {
         let stream = wanted.stream()?;
         let file = app.spool.file().map_err(Error::spooling)?;
-        let (pieces, receiver) = mpsc::channel(IN_FLIGHT);
+        let (batches, receiver) = mpsc::channel(IN_FLIGHT);
         let span = tracing::Span::current();
         let worker = tokio::task::spawn_blocking(move || {
             let _entered = span.entered();
             receive(file, stream, receiver)
         });
-        Ok(Self { pieces, worker, limits: wanted.limits, bytes: 0 })
+        let batch = Vec::new();
+        Ok(Self { batches, batch, batched: 0, worker, limits: wanted.limits, bytes: 0 })
     }
 
     /// Bytes taken so far.
@@ -91,10 +97,22 @@ impl Intake {
         self.bytes
     }
 
-    /// Takes a piece, waiting while disk and verification are behind. Refused as early as the bytes allow.
+    /// Takes a piece, waiting while disk and verification are behind. Refused as early as the bytes allow, some of
+    /// which may wait for more: see [`Self::flush`].
     pub(crate) async fn push(&mut self, piece: Bytes) -> Result<(), Error> {
         self.bytes += piece.len() as u64;
-        if self.pieces.send(piece).await.is_ok() {
+        self.batched += piece.len();
+        self.batch.push(piece);
+        if self.batched < BATCH { Ok(()) } else { self.flush().await }
+    }
+
+    /// Hands over what waits for more, where there is nothing more yet.
+    pub(crate) async fn flush(&mut self) -> Result<(), Error> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        self.batched = 0;
+        if self.batches.send(std::mem::take(&mut self.batch)).await.is_ok() {
             return Ok(());
         }
         // The worker only stops early when it failed, or found what must not be.
@@ -106,9 +124,10 @@ impl Intake {
     }
 
     /// No more bytes come: waits until everything is written and looked at.
-    pub(crate) async fn finish(self, app: &App) -> Result<Received, Error> {
-        let Self { pieces, worker, limits, bytes: _ } = self;
-        drop(pieces);
+    pub(crate) async fn finish(mut self, app: &App) -> Result<Received, Error> {
+        self.flush().await?;
+        let Self { batches, worker, limits, .. } = self;
+        drop(batches);
         let (file, streamed) = worker.await.map_err(failed)??;
         let Streamed { sha256, bytes, outcome, .. } = streamed;
         let path = file.into_temp_path();
@@ -138,11 +157,13 @@ fn failed(why: impl std::fmt::Display) -> Error {
 fn receive(
     mut file: NamedTempFile,
     mut stream: Stream,
-    mut pieces: mpsc::Receiver<Bytes>,
+    mut batches: mpsc::Receiver<Vec<Bytes>>,
 ) -> Result<(NamedTempFile, Streamed), Error> {
-    while let Some(piece) = pieces.blocking_recv() {
-        stream.push(&piece)?;
-        file.write_all(&piece).map_err(Error::spooling)?;
+    while let Some(batch) = batches.blocking_recv() {
+        for piece in batch {
+            stream.push(&piece)?;
+            file.write_all(&piece).map_err(Error::spooling)?;
+        }
     }
     Ok((file, stream.finish()?))
 }

@@ -16,6 +16,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use checkpoint::Manifest;
+use futures::FutureExt as _;
 use serde_json::json;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{Instrument as _, Span, field::Empty, info, info_span};
@@ -215,9 +216,17 @@ impl Upload {
         let idle = self.app.config.idle_timeout;
         let mut pace = Pace::new(self.app.config.min_upload_rate, idle);
         loop {
-            let begin = Instant::now();
-            let Some(piece) = moving(idle, form.chunk()).await? else { break };
-            pace.moved(piece.len(), begin.elapsed())?;
+            // What the socket has is taken at once; what came is not left lying while there is nothing more.
+            let (piece, waited) = match form.chunk().now_or_never() {
+                Some(piece) => (piece?, Duration::ZERO),
+                None => {
+                    intake.flush().await?;
+                    let begin = Instant::now();
+                    (moving(idle, form.chunk()).await?, begin.elapsed())
+                }
+            };
+            let Some(piece) = piece else { break };
+            pace.moved(piece.len(), waited)?;
             if intake.bytes() + piece.len() as u64 > self.limit {
                 return Err(Error::TooLarge { limit: self.limit });
             }
@@ -225,13 +234,17 @@ impl Upload {
             room.wrote(piece.len() as u64);
             intake.push(piece).await?;
         }
-        while let Some(part) = moving(idle, form.next_part()).await? {
-            if part.file_name.is_some() {
-                return Err(Error::RepeatedField { field: part.name });
+        // What comes behind the file is little, and so is its time.
+        let rest = async {
+            while let Some(part) = form.next_part().await? {
+                if part.file_name.is_some() {
+                    return Err(Error::RepeatedField { field: part.name });
+                }
+                form.text(MAX_FIELD).await?;
             }
-            moving(idle, form.text(MAX_FIELD)).await?;
-        }
-        Ok(intake)
+            Ok(intake)
+        };
+        timeout(idle, rest).await.map_err(|_| Error::TooSlow { limit: idle })?
     }
 
     async fn in_time<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
