@@ -45,12 +45,15 @@ pub(crate) struct Limits {
     addresses: Keyed<IpAddr>,
     hotkeys: Keyed<Hotkey>,
     /// Behind a proxy: how many requests a client has under way. Without one, its connections are counted.
-    clients: Option<(Arc<Mutex<HashMap<IpAddr, usize>>>, usize)>,
+    clients: Option<(Counts, usize)>,
 }
 
 /// A request that is under way.
 #[derive(Debug)]
-pub(crate) struct UnderWay(Option<(Arc<Mutex<HashMap<IpAddr, usize>>>, IpAddr)>);
+pub(crate) struct UnderWay(Option<(Counts, IpAddr)>);
+
+/// How many each has; who has none is not there.
+type Counts = Arc<Mutex<HashMap<IpAddr, usize>>>;
 
 /// What counts as one address: whoever has one IPv6 address has 2^64 of them.
 pub(crate) fn counted_as(address: IpAddr) -> IpAddr {
