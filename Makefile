@@ -50,8 +50,9 @@ fuzz: ## Fuzz what reads strangers' bytes (needs cargo-fuzz); ARGS="pt form" for
 bench-chain: ## How long a freeze waits for the chain service, and how much memory that has
 	$(CARGO) bench --package svc-chain --bench freeze
 
-bench-gateway: ## How fast downloads are beside nginx (nginx-light), and what memory they take
+bench-gateway: ## Downloads beside nginx (nginx-light), uploads beside the hashes alone, and what memory they take; ARGS="--quick" for less
 	$(CARGO) bench --package svc-gateway --bench download
+	$(CARGO) bench --package svc-gateway --bench upload -- $(ARGS)
 
 bench-model: setup-libtorch ## The forward pass against Python transformers; ARGS="--length 512,2048 --runs 3" for options
 	@scripts/setup-bench.sh

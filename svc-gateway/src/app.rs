@@ -18,6 +18,7 @@ use crate::{
     error::Error,
     grpc::Scheduler,
     limits::Limits,
+    places::{Known, Visitor},
     receipt::Past,
     sound::Sound,
     spool::Spool,
@@ -96,6 +97,20 @@ impl Slots {
     /// How many are taken.
     pub(crate) fn taken(&self) -> usize {
         self.all - self.free.available_permits()
+    }
+}
+
+/// A slot that is taken, and the place of the connection for which it is: not given up as long as this is held.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    _permit: OwnedSemaphorePermit,
+    _known: Option<Known>,
+}
+
+impl Slot {
+    /// The slot of whoever came by this connection.
+    pub(crate) fn of(permit: OwnedSemaphorePermit, visitor: Option<&Visitor>) -> Self {
+        Self { _permit: permit, _known: visitor.map(Visitor::known) }
     }
 }
 

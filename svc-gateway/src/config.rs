@@ -62,12 +62,23 @@ pub struct Config {
     #[config(default = "300s", deserialize_with = humantime_serde::deserialize)]
     pub upload_timeout: Duration,
 
-    /// How long an upload may be silent.
+    /// How long an upload may be silent, and a download take nothing; and over how long the least rates are
+    /// looked at.
     #[config(default = "30s", deserialize_with = humantime_serde::deserialize)]
     pub idle_timeout: Duration,
 
-    /// How long the header of a request, or a small body, may take; and how long a connection may be
-    /// idle between requests.
+    /// Least rate of an upload, in bytes per second while the sender is waited for; 0: none. Slower ones are
+    /// `too_slow`.
+    #[config(default = 65_536u64)]
+    pub min_upload_rate: u64,
+
+    /// Least rate of a download, in bytes per second while the client is waited for; 0: none. The connection of
+    /// a slower one is closed.
+    #[config(default = 16_384u64)]
+    pub min_download_rate: u64,
+
+    /// How long the header of a request, a small body, or the fields before an upload's file may take; and how
+    /// long a connection may be idle between requests.
     #[config(default = "15s", deserialize_with = humantime_serde::deserialize)]
     pub header_timeout: Duration,
 
@@ -75,7 +86,7 @@ pub struct Config {
     #[config(default = 16384)]
     pub max_header_bytes: usize,
 
-    /// Uploads at a time.
+    /// Uploads at a time, of senders that were verified.
     #[config(default = 32)]
     pub max_uploads: usize,
 
@@ -107,9 +118,24 @@ pub struct Config {
     #[config(default = 2)]
     pub max_verifications: usize,
 
-    /// Connections at a time; more wait to be accepted.
+    /// Bytes of uploads at a time. What one announces is set aside before its first byte; without a length, as
+    /// much as the largest file has. More are `no_room`.
+    #[config(default = 137_438_953_472u64)]
+    pub spool_bytes: u64,
+
+    /// Bytes that uploads leave free on the spool's disk. With less, they are `no_room`.
+    #[config(default = 1_073_741_824u64)]
+    pub min_free_bytes: u64,
+
+    /// Connections at a time: more than uploads and downloads. When all places are taken, a newcomer gets that of
+    /// one who neither uploads nor downloads.
     #[config(default = 2048)]
     pub max_connections: usize,
+
+    /// Connections at a time from one address (of IPv6, one /64); behind a reverse proxy, requests at a time of one
+    /// client.
+    #[config(default = 128)]
+    pub max_connections_per_address: usize,
 
     /// Requests per second from one address, on average.
     #[config(default = 100)]

@@ -14,7 +14,7 @@ use checkpoint::Manifest;
 use tracing::{info, instrument};
 
 use crate::{
-    app::App,
+    app::{App, Slot},
     error::Error,
     metrics,
     range::{self, Answer, Representation},
@@ -79,11 +79,11 @@ async fn get_checkpoint(
     let content = if head || answer == Answer::NotModified {
         None
     } else {
-        let permit = app.downloads.take()?;
+        let slot = Slot::of(app.downloads.take()?, parts.extensions.get());
         // Of our tags the bucket knows nothing.
         let conditional = parts.headers.contains_key(header::IF_RANGE);
         let may_redirect = !conditional && fields.get("redirect") != Some("no");
-        Some(source.content(app, start, len, permit, may_redirect).await?)
+        Some(source.content(app, start, len, slot, may_redirect).await?)
     };
     let (named, status) = match content {
         Some(Content::Elsewhere(_)) => ("redirect", StatusCode::TEMPORARY_REDIRECT),

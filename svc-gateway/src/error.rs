@@ -13,7 +13,7 @@ use checkpoint::Refusal;
 use domain::{BlockNumber, Hotkey, ModelHash, Phase, RoundId};
 use serde_json::json;
 
-use crate::{hub::Fault, multipart::MultipartError};
+use crate::{hub::Fault, multipart::MultipartError, pace};
 
 /// What a request can be refused for.
 #[derive(Debug, thiserror::Error)]
@@ -28,8 +28,14 @@ pub(crate) enum Error {
     NoMethod,
     #[error("too many requests: try again in {} s", seconds(.retry))]
     RateLimited { retry: Duration },
+    #[error(
+        "{limit} connections or requests of this address are open; try again when some are closed"
+    )]
+    Crowded { limit: usize },
     #[error("the gateway serves as many requests of this kind as it may; try again")]
     Busy,
+    #[error("the gateway has no room for the file now; try again")]
+    NoRoom,
     #[error("the gateway does not know the state of the chain yet")]
     NotReady,
     #[error("the state of the chain is {age:?} old; nothing is taken until it is known again")]
@@ -62,6 +68,8 @@ pub(crate) enum Error {
     TooLarge { limit: u64 },
     #[error("the body took longer than {limit:?}")]
     TooSlow { limit: Duration },
+    #[error("the body came slower than {} bytes/s for {:?}", .0.rate, .0.window)]
+    Crawling(pace::Crawling),
     #[error("the upload broke off: {why}")]
     BrokenOff { why: String },
     #[error("the target {target} is not this validator, {hotkey}")]
@@ -170,6 +178,16 @@ impl Error {
         Self::Unavailable { doing }
     }
 
+    /// The spool can't be written to. When it is because a disk is full, somebody has to see to it.
+    pub(crate) fn spooling(why: std::io::Error) -> Self {
+        use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        if matches!(why.kind(), StorageFull | QuotaExceeded | FileTooLarge) {
+            tracing::error!(%why, "an upload was given up: the spool's disk is full");
+            return Self::NoRoom;
+        }
+        Self::unavailable("spool the file", why)
+    }
+
     /// The status code.
     pub(crate) fn status(&self) -> StatusCode {
         match self {
@@ -210,7 +228,7 @@ impl Error {
             | Self::NoUpload
             | Self::UploadElsewhere => StatusCode::NOT_FOUND,
             Self::NoMethod => StatusCode::METHOD_NOT_ALLOWED,
-            Self::TooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::TooSlow { .. } | Self::Crawling(_) => StatusCode::REQUEST_TIMEOUT,
             Self::NotSubmissionPhase { .. }
             | Self::UploadsClosed
             | Self::RoundClosed { .. }
@@ -222,8 +240,9 @@ impl Error {
                 StatusCode::RANGE_NOT_SATISFIABLE
             }
             Self::PreconditionFailed | Self::TusVersion => StatusCode::PRECONDITION_FAILED,
-            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::RateLimited { .. } | Self::Crowded { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Busy
+            | Self::NoRoom
             | Self::NotReady
             | Self::StaleView { .. }
             | Self::Stopping
@@ -243,7 +262,9 @@ impl Error {
             Self::NoRoute => "no_route",
             Self::NoMethod => "no_method",
             Self::RateLimited { .. } => "rate_limited",
+            Self::Crowded { .. } => "too_many_connections",
             Self::Busy => "busy",
+            Self::NoRoom => "no_room",
             Self::NotReady => "not_ready",
             Self::StaleView { .. } => "stale_view",
             Self::Stopping => "stopping",
@@ -259,7 +280,7 @@ impl Error {
             Self::MissingFile => "missing_file",
             Self::Form(_) => "malformed_form",
             Self::TooLarge { .. } => "too_large",
-            Self::TooSlow { .. } => "too_slow",
+            Self::TooSlow { .. } | Self::Crawling(_) => "too_slow",
             Self::BrokenOff { .. } => "broken_off",
             Self::WrongTarget { .. } => "wrong_target",
             Self::RequestSignature { .. } => "request_signature",
@@ -304,6 +325,8 @@ impl Error {
         matches!(
             self,
             Self::TooSlow { .. }
+                | Self::Crawling(_)
+                | Self::NoRoom
                 | Self::BrokenOff { .. }
                 | Self::Unavailable { .. }
                 | Self::Stopping
@@ -316,8 +339,17 @@ impl Error {
             return Some(*retry);
         }
         let passing = self.status() == StatusCode::SERVICE_UNAVAILABLE
-            || matches!(self, Self::UploadInProgress { .. } | Self::UploadLocked);
+            || matches!(
+                self,
+                Self::Crowded { .. } | Self::UploadInProgress { .. } | Self::UploadLocked
+            );
         passing.then_some(SOON)
+    }
+}
+
+impl From<pace::Crawling> for Error {
+    fn from(crawling: pace::Crawling) -> Self {
+        Self::Crawling(crawling)
     }
 }
 
@@ -333,6 +365,13 @@ impl From<MultipartError> for Error {
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
+        self.response()
+    }
+}
+
+impl Error {
+    /// What the client is told.
+    pub(crate) fn response(&self) -> Response {
         let body = json!({ "detail": self.to_string(), "reason": self.reason() });
         let mut response = (self.status(), Json(body)).into_response();
         let headers = response.headers_mut();
@@ -345,7 +384,7 @@ impl IntoResponse for Error {
             headers.insert(header::CONTENT_RANGE, value);
         }
         if let Self::OffsetMismatch { offset } = self {
-            headers.insert("upload-offset", HeaderValue::from(offset));
+            headers.insert("upload-offset", HeaderValue::from(*offset));
         }
         if matches!(self, Self::TokenMissing) {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -364,9 +403,11 @@ fn seconds(duration: &Duration) -> u64 {
     duration.as_secs_f64().ceil().max(1.0) as u64
 }
 
-#[cfg(test)]
-pub(crate) mod samples;
-
 fn because(detail: &str) -> String {
     if detail.is_empty() { String::new() } else { format!(": {detail}") }
 }
+
+#[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
+mod tests;

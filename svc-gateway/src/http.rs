@@ -1,11 +1,10 @@
 //! The HTTP server: connections, their limits, and a polite end of them.
 //!
-//! Knows no route. Each connection has a limit on the time and size of a request's header and on how long
-//! it may take nothing of an answer; what a client still sends after it was answered is read on for a
-//! moment, so that it sees the answer and not a reset.
+//! Knows no route. Each connection has a place (see [`crate::places`]), a limit on the time and size of a request's
+//! header and on how long it may take nothing of an answer, or too little; what a client still sends after it was
+//! answered is read on for a moment, so that it sees the answer and not a reset.
 
 use std::{
-    io,
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     sync::Arc,
@@ -21,17 +20,21 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use kit::Shutdown;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    time::{Instant, Sleep, sleep, timeout},
+    time::{sleep, timeout},
 };
 use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
 use crate::{
     Config,
+    error::Error,
+    limits::counted_as,
+    metrics,
     outgoing::Outgoing,
+    pace::Taking,
+    places::{Place, Places},
     wire::{Lane, Wire},
 };
 
@@ -39,6 +42,8 @@ use crate::{
 const MAX_HEADERS: usize = 64;
 /// How long, and how many bytes, a body is read on after its request was answered.
 const LINGER: (Duration, u64) = (Duration::from_secs(10), 256 << 20);
+/// Connections without a place that are told so at a time, and for how long: more are closed at once.
+const TURNED_AWAY: (usize, Duration) = (64, Duration::from_secs(2));
 
 /// Address that a request came from.
 #[derive(Debug, Clone, Copy)]
@@ -51,29 +56,43 @@ pub(crate) async fn serve(
     config: &Config,
     shutdown: &Shutdown,
 ) {
-    let connections = Arc::new(Semaphore::new(config.max_connections));
+    // A proxy's address is everybody's: behind one, clients are counted by what it says of them.
+    let per_address = match config.client_address_header.as_str() {
+        "" => config.max_connections_per_address,
+        _ => usize::MAX,
+    };
+    let places = Places::new(config.max_connections, per_address);
+    let turned_away = Arc::new(Semaphore::new(TURNED_AWAY.0));
     let server = Server::new(config, router, shutdown.clone());
     loop {
-        let accepted = async {
-            let permit = Arc::clone(&connections).acquire_owned().await.ok();
-            (permit, listener.accept().await)
-        };
-        let (permit, accepted) = tokio::select! {
-            accepted = accepted => accepted,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             () = shutdown.cancelled() => return,
         };
-        match accepted {
-            Ok((stream, peer)) => {
-                let server = server.clone();
-                shutdown.spawn(async move {
-                    let _permit = permit;
-                    server.connection(stream, peer).await;
-                });
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, most likely.
+                warn!(%error, shed = places.shed(), "a connection could not be accepted");
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        match places.enter(counted_as(peer.ip())) {
+            Ok(place) => {
+                shutdown.spawn(server.clone().placed(stream, peer, place));
             }
             Err(error) => {
-                // Out of file descriptors, most likely: let connections end.
-                warn!(%error, "a connection could not be accepted");
-                sleep(Duration::from_millis(100)).await;
+                debug!(%peer, reason = error.reason(), "a connection was turned away");
+                metrics::connection_refused(error.reason());
+                if let Ok(permit) = Arc::clone(&turned_away).try_acquire_owned() {
+                    let refusing = server.refusing(error);
+                    shutdown.spawn(async move {
+                        let _permit = permit;
+                        let _ =
+                            timeout(TURNED_AWAY.1, refusing.connection(stream, peer, None)).await;
+                    });
+                }
             }
         }
     }
@@ -84,6 +103,7 @@ struct Server {
     http: http1::Builder,
     router: Router,
     stall: Duration,
+    least_rate: u64,
     shutdown: Shutdown,
 }
 
@@ -94,14 +114,33 @@ impl Server {
             .header_read_timeout(config.header_timeout)
             .max_buf_size(config.max_header_bytes.max(8192))
             .max_headers(MAX_HEADERS);
-        Self { http, router, stall: config.idle_timeout, shutdown }
+        let (stall, least_rate) = (config.idle_timeout, config.min_download_rate);
+        Self { http, router, stall, least_rate, shutdown }
     }
 
-    async fn connection(self, stream: TcpStream, peer: SocketAddr) {
+    /// A server that answers everything with this refusal.
+    fn refusing(&self, error: Error) -> Self {
+        let error = Arc::new(error);
+        let router = Router::new().fallback(async move || error.response());
+        let mut http = self.http.clone();
+        http.keep_alive(false);
+        Self { http, router, ..self.clone() }
+    }
+
+    /// Serves until the connection ends, or its place is given to another.
+    async fn placed(self, stream: TcpStream, peer: SocketAddr, place: Place) {
+        tokio::select! {
+            () = self.connection(stream, peer, Some(&place)) => {}
+            () = place.given_up() => debug!(%peer, "a connection gave up its place to a newcomer"),
+        }
+    }
+
+    async fn connection(self, stream: TcpStream, peer: SocketAddr, place: Option<&Place>) {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "TCP_NODELAY could not be set");
         }
         let (router, shutdown) = (self.router, self.shutdown.clone());
+        let visitor = place.map(Place::visitor);
         let lane = Arc::new(Lane::default());
         let wire = Wire::new(stream, Arc::clone(&lane));
         let service = service_fn(move |request: hyper::Request<Incoming>| {
@@ -109,10 +148,13 @@ impl Server {
             let mut request: Request =
                 request.map(|body| Body::new(Lingering { body: Some(body), shutdown: linger }));
             request.extensions_mut().insert(Peer(peer.ip()));
+            if let Some(visitor) = &visitor {
+                request.extensions_mut().insert(visitor.clone());
+            }
             let (answer, lane) = (router.clone().oneshot(request), Arc::clone(&lane));
             async move { answer.await.map(|response| Outgoing::of(response, &lane)) }
         });
-        let io = TokioIo::new(Stalling::new(wire, self.stall));
+        let io = TokioIo::new(Taking::new(wire, self.stall, self.least_rate));
         let mut connection = pin!(self.http.serve_connection(io, service));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
@@ -178,109 +220,6 @@ async fn discard(mut body: Incoming, limit: u64) {
         read += frame.data_ref().map_or(0, |data| data.len() as u64);
         if read > limit {
             return;
-        }
-    }
-}
-
-/// A connection that fails when the other side takes nothing for too long.
-#[derive(Debug)]
-struct Stalling<S> {
-    stream: S,
-    limit: Duration,
-    /// Runs while a write waits.
-    alarm: Option<Pin<Box<Sleep>>>,
-}
-
-impl<S> Stalling<S> {
-    fn new(stream: S, limit: Duration) -> Self {
-        Self { stream, limit, alarm: None }
-    }
-
-    fn watched<T>(
-        &mut self,
-        context: &mut Context<'_>,
-        progress: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if progress.is_ready() {
-            self.alarm = None;
-            return progress;
-        }
-        let limit = self.limit;
-        let alarm = self
-            .alarm
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + limit)));
-        ready!(alarm.as_mut().poll(context));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing")))
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Stalling<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let progress = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.watched(context, progress)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let progress = Pin::new(&mut self.stream).poll_flush(context);
-        self.watched(context, progress)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let progress = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.watched(context, progress)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_peer_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {
-        let (ours, mut theirs) = tokio::io::duplex(1);
-        let mut ours = Stalling::new(ours, Duration::from_secs(30));
-        let slow = async {
-            for _ in 0..4 {
-                sleep(Duration::from_secs(20)).await;
-                theirs.read_u8().await.unwrap();
-            }
-            std::future::pending::<()>().await;
-        };
-        let writing = async {
-            ours.write_all(b"1234").await.unwrap();
-            ours.write_all(b"56789").await.unwrap_err().kind()
-        };
-        tokio::select! {
-            kind = writing => assert_eq!(kind, io::ErrorKind::TimedOut),
-            () = slow => unreachable!(),
         }
     }
 }

@@ -25,8 +25,10 @@ use tracing::{Instrument as _, info_span};
 
 use crate::{app::App, error::Error, metrics};
 
-/// Pieces on their way to the disk, per upload.
-const IN_FLIGHT: usize = 8;
+/// Batches on their way to the disk, per upload.
+const IN_FLIGHT: usize = 3;
+/// Bytes that are handed over together: a worker that is woken for each piece of a socket does little else.
+const BATCH: usize = 128 << 10;
 
 /// What a file must be.
 #[derive(Debug, Clone)]
@@ -77,7 +79,10 @@ impl Sink for NamedTempFile {
 /// A file that is being received.
 #[derive(Debug)]
 pub(crate) struct Intake<S = NamedTempFile> {
-    pieces: mpsc::Sender<Bytes>,
+    batches: mpsc::Sender<Vec<Bytes>>,
+    batch: Vec<Bytes>,
+    /// Bytes in the batch.
+    batched: usize,
     worker: JoinHandle<Paused<S>>,
     limits: Limits,
     bytes: u64,
@@ -109,7 +114,7 @@ impl Intake {
     /// Begins a file in the spool. What it announces may be refused at once. Dropped, it leaves nothing.
     pub(crate) fn begin(app: &App, wanted: &Wanted) -> Result<Self, Error> {
         let stream = wanted.stream()?;
-        let file = app.spool.file().map_err(failed)?;
+        let file = app.spool.file().map_err(Error::spooling)?;
         Ok(Self::into_sink(file, wanted.limits, move |_| Ok(stream)))
     }
 
@@ -118,12 +123,20 @@ impl Intake {
         self.bytes
     }
 
-    /// Takes a piece, waiting while disk and verification are behind. Refused as early as the bytes allow.
+    /// Takes a piece, waiting while disk and verification are behind. Refused as early as the bytes allow, some of
+    /// which may wait for more: see [`Self::flush`].
     pub(crate) async fn push(&mut self, piece: Bytes) -> Result<(), Error> {
         self.bytes += piece.len() as u64;
-        if self.feed(piece).await {
-            return Ok(());
-        }
+        if self.feed(piece).await { Ok(()) } else { self.stopped().await }
+    }
+
+    /// Hands over what waits for more, where there is nothing more yet.
+    pub(crate) async fn flush(&mut self) -> Result<(), Error> {
+        if self.hand_over().await { Ok(()) } else { self.stopped().await }
+    }
+
+    /// Why the worker takes no more.
+    async fn stopped(&mut self) -> Result<(), Error> {
         let Paused { stream, .. } = (&mut self.worker).await.map_err(failed)?;
         match stream {
             Err(error) => Err(error),
@@ -148,7 +161,7 @@ impl<S: Sink> Intake<S> {
         limits: Limits,
         begin: impl FnOnce(&mut S) -> Result<Stream, Error> + Send + 'static,
     ) -> Self {
-        let (pieces, receiver) = mpsc::channel(IN_FLIGHT);
+        let (batches, receiver) = mpsc::channel(IN_FLIGHT);
         let span = tracing::Span::current();
         let worker = spawn_blocking(move || {
             let _entered = span.entered();
@@ -156,19 +169,31 @@ impl<S: Sink> Intake<S> {
             let stream = begin(&mut sink).and_then(|stream| receive(&mut sink, stream, receiver));
             Paused { sink, stream }
         });
-        Self { pieces, worker, limits, bytes: 0 }
+        Self { batches, batch: Vec::new(), batched: 0, worker, limits, bytes: 0 }
     }
 
     /// Takes a piece, waiting while disk and verification are behind; false when no more is taken, because
-    /// the worker failed or found what must not be.
-    pub(crate) async fn feed(&self, piece: Bytes) -> bool {
-        self.pieces.send(piece).await.is_ok()
+    /// the worker failed or found what must not be. Some of it may wait for more: see [`Self::hand_over`].
+    pub(crate) async fn feed(&mut self, piece: Bytes) -> bool {
+        self.batched += piece.len();
+        self.batch.push(piece);
+        self.batched < BATCH || self.hand_over().await
+    }
+
+    /// Hands over what waits for more, where there is nothing more yet; false as [`Self::feed`].
+    pub(crate) async fn hand_over(&mut self) -> bool {
+        if self.batch.is_empty() {
+            return true;
+        }
+        self.batched = 0;
+        self.batches.send(std::mem::take(&mut self.batch)).await.is_ok()
     }
 
     /// No more bytes come for now: waits until what came is written and looked at.
-    pub(crate) async fn pause(self) -> Result<Paused<S>, Error> {
-        let Self { pieces, worker, .. } = self;
-        drop(pieces);
+    pub(crate) async fn pause(mut self) -> Result<Paused<S>, Error> {
+        self.hand_over().await;
+        let Self { batches, worker, .. } = self;
+        drop(batches);
         worker.await.map_err(failed)
     }
 }
@@ -219,11 +244,13 @@ fn failed(why: impl std::fmt::Display) -> Error {
 fn receive(
     sink: &mut impl Sink,
     mut stream: Stream,
-    mut pieces: mpsc::Receiver<Bytes>,
+    mut batches: mpsc::Receiver<Vec<Bytes>>,
 ) -> Result<Stream, Error> {
-    while let Some(piece) = pieces.blocking_recv() {
-        stream.push(&piece)?;
-        sink.append(&piece).map_err(failed)?;
+    while let Some(batch) = batches.blocking_recv() {
+        for piece in batch {
+            stream.push(&piece)?;
+            sink.append(&piece).map_err(Error::spooling)?;
+        }
     }
     Ok(stream)
 }

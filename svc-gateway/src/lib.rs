@@ -24,7 +24,9 @@ mod metrics;
 mod multipart;
 mod openapi;
 mod outgoing;
+mod pace;
 mod phase;
+mod places;
 mod range;
 mod receipt;
 mod refusals;
@@ -52,13 +54,14 @@ pub use hub::HubConfig;
 use kit::{Common, GrpcServer, Shutdown};
 pub use openapi::document as openapi;
 use proto::gateway::v1::gateway_service_server::GatewayServiceServer;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use store::{Artifacts, Store};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch as latest},
     time::{MissedTickBehavior, interval},
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     app::{App, Count, Inner, Slots},
@@ -68,7 +71,7 @@ use crate::{
     receipt::Past,
     report::Reporter,
     sound::Sound,
-    spool::Spool,
+    spool::{Budget, Spool},
     tus::{Keeper, Parts, Table},
     view::Latest,
     watch::Watcher,
@@ -83,6 +86,7 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 ///
 /// As [`Gateway::bind`] and [`Gateway::serve`].
 pub async fn run(config: Config, common: Common, shutdown: Shutdown) -> anyhow::Result<()> {
+    allow_connections();
     Gateway::bind(config, common).await?.serve(shutdown).await
 }
 
@@ -131,7 +135,8 @@ impl Gateway {
     /// When the store, the artifacts or the spool can't be opened, or the gRPC server fails.
     pub async fn serve(self, shutdown: Shutdown) -> anyhow::Result<()> {
         let Self { config, common, http, http_addr, grpc } = self;
-        let spool = Spool::open(&common.data_dir.join("spool")).context("open the spool")?;
+        let spool = Spool::open(&common.data_dir.join("spool"), Budget::of(&config))
+            .context("open the spool")?;
         let boot = fs::read_to_string(BOOT_ID).context("read the id of the machine's run")?;
         let folder = common.data_dir.join("parts");
         let (parts, unfinished) =
@@ -195,6 +200,17 @@ impl Gateway {
         };
         tokio::try_join!(kit::serve(grpc, shutdown.clone()), serving)?;
         Ok(())
+    }
+}
+
+/// Takes as many file descriptors as the system gives this process: every connection needs one, and the usual soft
+/// limit is below `max_connections`.
+fn allow_connections() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        warn!(%error, ?current, "the limit on open files could not be raised");
     }
 }
 

@@ -1,6 +1,13 @@
-//! How often one address or one hotkey may ask.
+//! How often, and how many times at once, one address or one hotkey may ask.
 
-use std::{hash::Hash, net::IpAddr, num::NonZeroU32, time::Duration};
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    net::{IpAddr, Ipv6Addr},
+    num::NonZeroU32,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use domain::Hotkey;
 use governor::{
@@ -32,11 +39,31 @@ impl<K: Hash + Eq + Clone> Keyed<K> {
     }
 }
 
-/// All limits on rate.
+/// All limits on rate, and that on requests at once.
 #[derive(Debug)]
 pub(crate) struct Limits {
     addresses: Keyed<IpAddr>,
     hotkeys: Keyed<Hotkey>,
+    /// Behind a proxy: how many requests a client has under way. Without one, its connections are counted.
+    clients: Option<(Counts, usize)>,
+}
+
+/// A request that is under way.
+#[derive(Debug)]
+pub(crate) struct UnderWay(Option<(Counts, IpAddr)>);
+
+/// How many each has; who has none is not there.
+type Counts = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
+/// What counts as one address: whoever has one IPv6 address has 2^64 of them.
+pub(crate) fn counted_as(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => v4.into(),
+            None => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
+        },
+    }
 }
 
 impl Limits {
@@ -55,20 +82,28 @@ impl Limits {
                 Quota::per_minute(at_least_one(config.requests_per_hotkey))
                     .allow_burst(at_least_one(config.burst_per_hotkey)),
             ),
+            clients: (!config.client_address_header.is_empty())
+                .then(|| (Arc::default(), config.max_connections_per_address.max(1))),
         }
     }
 
     /// Counts a request from this address.
     pub(crate) fn address(&self, address: IpAddr) -> Result<(), Error> {
-        // Whoever has one IPv6 address has 2^64 of them.
-        let address = match address {
-            IpAddr::V4(_) => address,
-            IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
-                Some(v4) => v4.into(),
-                None => std::net::Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
-            },
-        };
-        self.addresses.check(&address)
+        self.addresses.check(&counted_as(address))
+    }
+
+    /// Counts a request of this client as under way, as long as what is returned is kept.
+    pub(crate) fn under_way(&self, client: IpAddr) -> Result<UnderWay, Error> {
+        let Some((clients, limit)) = &self.clients else { return Ok(UnderWay(None)) };
+        let client = counted_as(client);
+        let mut counts = clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(client).or_default();
+        if *count >= *limit {
+            return Err(Error::Crowded { limit: *limit });
+        }
+        *count += 1;
+        drop(counts);
+        Ok(UnderWay(Some((Arc::clone(clients), client))))
     }
 
     /// Counts a request that this hotkey signed.
@@ -83,9 +118,43 @@ impl Limits {
     }
 }
 
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let Some((clients, client)) = self.0.take() else { return };
+        let mut counts = clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&client) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&client);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn behind_a_proxy_a_client_has_so_many_requests_at_once_and_others_have_theirs() {
+        let config = Config {
+            client_address_header: "x-real-ip".into(),
+            max_connections_per_address: 2,
+            ..Config::default()
+        };
+        let limits = Limits::new(&config);
+        let (one, other): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        let first = limits.under_way(one).unwrap();
+        let _second = limits.under_way(one).unwrap();
+        let refused = limits.under_way(one).unwrap_err();
+        assert_eq!(refused.reason(), "too_many_connections");
+        let others = limits.under_way(other).unwrap();
+        drop(first);
+        let _third = limits.under_way(one).unwrap();
+        drop(others);
+        let (counts, _) = limits.clients.as_ref().unwrap();
+        assert_eq!(counts.lock().unwrap().len(), 1, "who has none is forgotten");
+    }
 
     #[test]
     fn addresses_of_one_ipv6_network_share_a_limit() {

@@ -17,6 +17,21 @@ pub(crate) fn refusal(route: String, reason: &'static str) {
     counter!("gateway_refusals_total", "route" => route, "reason" => reason).increment(1);
 }
 
+/// Connections open.
+pub(crate) fn connections(connections: usize) {
+    gauge!("gateway_connections").set(connections as f64);
+}
+
+/// A connection got no place, or lost the one that it had; `why` is a reason, or `shed`.
+pub(crate) fn connection_refused(why: &'static str) {
+    counter!("gateway_connections_refused_total", "why" => why).increment(1);
+}
+
+/// Bytes that are set aside for uploads.
+pub(crate) fn spool_reserved(bytes: u64) {
+    gauge!("gateway_spool_reserved_bytes").set(bytes as f64);
+}
+
 /// An upload ended; `outcome` is `stored` or `refused`, `reason` is empty when it was stored.
 pub(crate) fn upload(outcome: &'static str, reason: &'static str) {
     counter!("gateway_uploads_total", "outcome" => outcome, "reason" => reason).increment(1);

@@ -73,12 +73,15 @@ fn about(error: &Error) -> About {
         | Error::UploadsClosed
         | Error::RoundClosed { .. } => About::Upload,
         // How it came. Nobody can tell whether the file was good: scores do not count it.
-        Error::TooSlow { .. } | Error::BrokenOff { .. } => About::Upload,
+        Error::TooSlow { .. } | Error::Crawling(_) | Error::BrokenOff { .. } => About::Upload,
         Error::Content(refusal) if refusal.is_miners_fault() => About::Upload,
-        Error::Content(_) | Error::Unavailable { .. } | Error::Stopping => About::Validator,
+        Error::Content(_) | Error::Unavailable { .. } | Error::NoRoom | Error::Stopping => {
+            About::Validator
+        }
         Error::AlreadySubmitted { .. }
         | Error::UploadInProgress { .. }
         | Error::RateLimited { .. }
+        | Error::Crowded { .. }
         | Error::Busy => About::Nothing,
         // Of a request to `/files`: the upload stays as it is, or its sender has given it up.
         Error::ChecksumMismatch

@@ -78,7 +78,9 @@ pub(crate) fn router(app: App) -> Router {
 
 /// Lets a request in that is not one too many, and that carries the token.
 async fn admit(State(app): State<App>, request: Request, next: Next) -> Result<Response, Error> {
-    app.limits.address(client_address(&app, &request))?;
+    let client = client_address(&app, &request);
+    app.limits.address(client)?;
+    let _counted = app.limits.under_way(client)?;
     auth::check_token(app.config.auth_token.as_ref(), request.headers())?;
     Ok(next.run(request).await)
 }

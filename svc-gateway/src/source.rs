@@ -8,10 +8,14 @@ use checkpoint::FileInfo;
 use futures::{Stream, StreamExt as _, stream};
 use kit::Shutdown;
 use store::Artifact;
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
-    app::App, config::RemoteDownloads, error::Error, metrics, outgoing::FilePart, view::Base,
+    app::{App, Slot},
+    config::RemoteDownloads,
+    error::Error,
+    metrics,
+    outgoing::FilePart,
+    view::Base,
     wire::Sending,
 };
 
@@ -59,13 +63,13 @@ impl Source {
         self.artifact.modified()
     }
 
-    /// `len` bytes from `start`. The permit is given back when they are sent, or will not be.
+    /// `len` bytes from `start`. The slot is given back when they are sent, or will not be.
     pub(crate) async fn content(
         self,
         app: &App,
         start: u64,
         len: u64,
-        permit: OwnedSemaphorePermit,
+        slot: Slot,
         may_redirect: bool,
     ) -> Result<Content, Error> {
         let failed = |error| Error::unavailable("read the checkpoint", error);
@@ -80,11 +84,11 @@ impl Source {
                 let url = app.artifacts.signed_url(&self.key, valid).await.map_err(failed)?;
                 return Ok(match url {
                     Some(url) => Content::Elsewhere(url),
-                    None => self.stream(app, start, len, permit),
+                    None => self.stream(app, start, len, slot),
                 });
             }
             (None, RemoteDownloads::Stream | RemoteDownloads::Redirect) => {
-                return Ok(self.stream(app, start, len, permit));
+                return Ok(self.stream(app, start, len, slot));
             }
         };
         let file = open(&path, self.artifact.len())
@@ -92,14 +96,14 @@ impl Source {
             .map_err(|error| Error::unavailable("open the checkpoint", error))?;
         // A form is waited for as long.
         app.sound.check(&file, &self.sha256, app.config.header_timeout).await?;
-        let from = Arc::new(Sending::new(file, permit));
+        let from = Arc::new(Sending::new(file, slot));
         Ok(Content::File(FilePart { from, start, len }))
     }
 
-    fn stream(self, app: &App, start: u64, len: u64, permit: OwnedSemaphorePermit) -> Content {
+    fn stream(self, app: &App, start: u64, len: u64, slot: Slot) -> Content {
         let range = start..start.saturating_add(len);
         let pieces = pieces(self.artifact, range, app.shutdown.clone()).inspect(move |piece| {
-            let _held = &permit;
+            let _held = &slot;
             match piece {
                 Ok(bytes) => metrics::download_bytes(bytes.len() as u64),
                 Err(error) => tracing::warn!(%error, "a download broke off"),

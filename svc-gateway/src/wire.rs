@@ -24,26 +24,25 @@ use rustix::fs::sendfile;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
-    sync::OwnedSemaphorePermit,
 };
 
-use crate::metrics;
+use crate::{app::Slot, metrics};
 
 /// Most bytes of a file in one [`Piece`].
 pub(crate) const PIECE: usize = 1 << 20;
 /// What stands for bytes of a file. Never read, so never in memory.
 static PLACEHOLDER: [u8; PIECE] = [0; PIECE];
 
-/// A file that is being sent. Its place among the downloads is free once nothing of it is left to send.
+/// A file that is being sent. Its slot among the downloads is free once nothing of it is left to send.
 #[derive(Debug)]
 pub(crate) struct Sending {
     pub(crate) file: File,
-    _place: OwnedSemaphorePermit,
+    _slot: Slot,
 }
 
 impl Sending {
-    pub(crate) fn new(file: File, place: OwnedSemaphorePermit) -> Self {
-        Self { file, _place: place }
+    pub(crate) fn new(file: File, slot: Slot) -> Self {
+        Self { file, _slot: slot }
     }
 }
 

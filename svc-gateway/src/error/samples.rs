@@ -15,7 +15,9 @@ pub(crate) fn all() -> Vec<Error> {
         Error::NoRoute,
         Error::NoMethod,
         Error::RateLimited { retry: Duration::from_secs(3) },
+        Error::Crowded { limit: 128 },
         Error::Busy,
+        Error::NoRoom,
         Error::NotReady,
         Error::StaleView { age: Duration::from_secs(91) },
         Error::Stopping,
@@ -32,6 +34,7 @@ pub(crate) fn all() -> Vec<Error> {
         Error::Form(MultipartError::ContentType),
         Error::TooLarge { limit: 10 },
         Error::TooSlow { limit: Duration::from_secs(300) },
+        Error::Crawling(pace::Crawling { rate: 65_536, window: Duration::from_secs(30) }),
         Error::BrokenOff { why: "the form ended before its closing boundary".into() },
         Error::WrongTarget { target: hotkey.clone(), hotkey: hotkey.clone() },
         Error::RequestSignature { hotkey: hotkey.clone(), message: "block message" },
@@ -139,7 +142,7 @@ fn contents() -> Vec<Refusal> {
 }
 
 /// How many kinds [`kind`] tells apart.
-const KINDS: usize = 57;
+const KINDS: usize = 60;
 
 /// A number for every kind: a new one does not compile before it has one, and a sample above.
 fn kind(error: &Error) -> usize {
@@ -201,5 +204,8 @@ fn kind(error: &Error) -> usize {
         Error::UploadElsewhere => 54,
         Error::UploadGone { .. } => 55,
         Error::Hub(_) => 56,
+        Error::Crowded { .. } => 57,
+        Error::NoRoom => 58,
+        Error::Crawling(_) => 59,
     }
 }

@@ -30,7 +30,9 @@ use crate::{
     app::App,
     error::Error,
     intake::{Intake, Received, Wanted},
-    marks, metrics, refusals, submission,
+    marks, metrics, refusals,
+    spool::Room,
+    submission,
     turn::Turn,
     view::Round,
 };
@@ -201,7 +203,8 @@ impl Pulls {
             fetched = timeout(limit, Box::pin(self.fetch(order))) => fetched,
             () = order.stop.cancelled() => return Err(Error::Stopping.into()),
         };
-        let (claim, intake) = fetched.map_err(|_| Failure::Slow { limit })??;
+        // The room is held until the file is stored.
+        let (claim, intake, _room) = fetched.map_err(|_| Failure::Slow { limit })??;
         let file = intake.finish(&self.app).await?;
         let submitted = self.keep(order, &claim, &file).await?;
         self.app.stored.add();
@@ -211,7 +214,7 @@ impl Pulls {
         Ok(())
     }
 
-    async fn fetch(&self, order: &Order) -> Result<(Claim, Intake), Trouble> {
+    async fn fetch(&self, order: &Order) -> Result<(Claim, Intake, Room), Trouble> {
         let place = Place::try_from(&order.place)?;
         let mut session = Session::new(&self.client, &place);
         let commit = commit::resolve(&mut session, &place).await?;
@@ -226,6 +229,7 @@ impl Pulls {
         }
         let (app, hash) = (&self.app, claim.model_hash);
         let wanted = Wanted::new(app, &order.manifest, order.group, hash, Some(file.size))?;
+        let room = app.spool.reserve(file.size)?;
         let intake = Intake::begin(app, &wanted)?;
         let url = self.client.url(&[&place.repo, "resolve", commit.as_str(), &file.path])?;
         let hub = &app.config.hub;
@@ -237,7 +241,7 @@ impl Pulls {
             least: hub.least_bytes_per_second,
             got: Got::nothing(intake, &file),
         };
-        Ok((claim, fetch.run(&mut session).await?))
+        Ok((claim, fetch.run(&mut session).await?, room))
     }
 
     /// Stores the file when it is the miner's turn: an upload that is under way is waited for, as it may fail.

@@ -10,7 +10,6 @@ use checkpoint::{Limits, Manifest, Stream as Verification};
 use store::Lease;
 use tokio::{
     runtime::Handle,
-    sync::OwnedSemaphorePermit,
     task::spawn_blocking,
     time::{Instant, timeout_at},
 };
@@ -24,11 +23,13 @@ use super::{
 };
 use crate::{
     admit::Claim,
-    app::App,
+    app::{self, App},
     error::{Error, Gone},
     intake::{self, Checked, Intake, Paused, Received, Wanted},
     marks::{self, End, Submitted},
-    metrics, refusals, submission,
+    metrics,
+    places::Visitor,
+    refusals, submission,
     turn::Turn,
     view::Seen,
 };
@@ -67,19 +68,21 @@ pub(super) struct Appending {
     pub(super) seen: Arc<Seen>,
     manifest: Arc<Manifest>,
     deadline: Instant,
+    /// The connection that it came by.
+    visitor: Option<Visitor>,
 }
 
 /// One of the uploads at a time.
 struct Slot<'a> {
     app: &'a App,
-    _permit: OwnedSemaphorePermit,
+    _slot: app::Slot,
 }
 
 impl<'a> Slot<'a> {
-    fn take(app: &'a App) -> Result<Self, Error> {
-        let permit = app.uploads.take()?;
+    fn take(app: &'a App, visitor: Option<&Visitor>) -> Result<Self, Error> {
+        let slot = app::Slot::of(app.uploads.take()?, visitor);
         metrics::uploads_in_progress(app.uploads.taken());
-        Ok(Self { app, _permit: permit })
+        Ok(Self { app, _slot: slot })
     }
 }
 
@@ -91,14 +94,14 @@ impl Drop for Slot<'_> {
 
 impl Appending {
     /// Whether bytes may be taken at all.
-    pub(super) fn begin(app: &App) -> Result<Self, Error> {
+    pub(super) fn begin(app: &App, visitor: Option<&Visitor>) -> Result<Self, Error> {
         if app.shutdown.is_cancelled() {
             return Err(Error::Stopping);
         }
         let seen = app.latest.fresh()?;
         let manifest = Arc::clone(seen.model()?.1);
         let deadline = Instant::now() + app.config.upload_timeout;
-        Ok(Self { app: app.clone(), seen, manifest, deadline })
+        Ok(Self { app: app.clone(), seen, manifest, deadline, visitor: visitor.cloned() })
     }
 
     /// The span of the work for the upload's round.
@@ -202,17 +205,17 @@ impl Appending {
         lease: &Lease,
         sent: Sent,
     ) -> Worked {
-        let _slot = match Slot::take(&self.app) {
+        let _slot = match Slot::take(&self.app, self.visitor.as_ref()) {
             Ok(slot) => slot,
             Err(error) => return (Some(taken), Err(error)),
         };
         let group = self.seen.view.expert_group;
         let begun = match taken.part() {
-            Ok(part) => {
+            Ok(part) => part.make_room(&self.app.spool).and_then(|()| {
                 let length = part.info.length;
                 Wanted::new(&self.app, &self.manifest, group, claim.model_hash, Some(length))
                     .map(|wanted| (wanted, length, length - part.offset))
-            }
+            }),
             Err(error) => Err(failed(error)),
         };
         let (wanted, length, room) = match begun {
@@ -225,8 +228,9 @@ impl Appending {
             Err(error) => return (Some(taken), Err(error)),
         };
         let app = self.app.clone();
-        let intake = Intake::into_sink(taken, limits, move |taken| resume(&app, taken, &wanted));
-        let feeding = feed(self.app.config.idle_timeout, &intake, pieces, room, length);
+        let mut intake =
+            Intake::into_sink(taken, limits, move |taken| resume(&app, taken, &wanted));
+        let feeding = feed(&self.app.config, &mut intake, pieces, room, length);
         let fed = self.unless_stopped(&watch, feeding).await;
         let Paused { sink: mut taken, stream } = match intake.pause().await {
             Ok(paused) => paused,
@@ -372,7 +376,7 @@ fn resume(app: &App, taken: &mut Taken, wanted: &Wanted) -> Result<Verification,
 /// Ends an upload whose every byte has come, where no request does: it was interrupted.
 pub(super) async fn settle(app: App, id: UploadId) {
     let Ok(Some(looked)) = app.tus.look(&id).await else { return };
-    let Ok(appending) = Appending::begin(&app) else { return };
+    let Ok(appending) = Appending::begin(&app, None) else { return };
     let span = appending.span("settle");
     let sent = Sent { body: Body::empty(), length: Some(0), checksum: None };
     let running = appending.run(id.clone(), looked.info.length, sent).instrument(span);

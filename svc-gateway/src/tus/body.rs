@@ -7,17 +7,17 @@ use std::{pin::Pin, time::Duration};
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _};
 use tokio::{
     fs,
     io::{AsyncSeekExt as _, AsyncWriteExt as _},
     task::spawn_blocking,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::io::ReaderStream;
 
 use super::{headers::Checksum, table::Taken};
-use crate::{app::App, error::Error, intake::Intake, metrics};
+use crate::{Config, app::App, error::Error, intake::Intake, metrics, pace::Pace};
 
 /// Longest body that is held against a checksum.
 pub(super) const MAX_CHECKED: u64 = 64 << 20;
@@ -46,6 +46,7 @@ pub(super) async fn pieces(app: &App, sent: Sent, room: u64) -> Result<Pieces, E
     if sent.length.is_some_and(|length| length > limit) {
         return Err(Error::TooLarge { limit });
     }
+    let limit = sent.length.unwrap_or(limit);
     hold(app, body, checksum, limit).await
 }
 
@@ -55,18 +56,25 @@ async fn hold(
     checksum: Checksum,
     limit: u64,
 ) -> Result<Pieces, Error> {
+    let mut room = app.spool.reserve(limit)?;
     let spool = app.clone();
     let file = spawn_blocking(move || spool.spool.file()).await.map_err(failed)?;
-    let (file, path) = file.map_err(failed)?.into_parts();
+    let (file, path) = file.map_err(Error::spooling)?.into_parts();
     let mut file = fs::File::from_std(file);
     let (mut checking, mut length) = (checksum.begin(), 0);
-    while let Some(piece) = moving(app.config.idle_timeout, body.next()).await? {
+    let idle = app.config.idle_timeout;
+    let mut pace = Pace::new(app.config.min_upload_rate, idle);
+    loop {
+        let begin = Instant::now();
+        let Some(piece) = moving(idle, body.next()).await? else { break };
+        pace.moved(piece.len(), begin.elapsed())?;
         length += piece.len() as u64;
         if length > limit {
             return Err(Error::TooLarge { limit });
         }
         checking.update(&piece);
-        file.write_all(&piece).await.map_err(failed)?;
+        file.write_all(&piece).await.map_err(Error::spooling)?;
+        room.wrote(piece.len() as u64);
     }
     if !checking.fits() {
         return Err(Error::ChecksumMismatch);
@@ -74,20 +82,37 @@ async fn hold(
     file.rewind().await.map_err(failed)?;
     // The name may go: the open file stays until it is read.
     drop(path);
-    Ok(ReaderStream::with_capacity(file, PIECE).map_err(failed).boxed())
+    let held = ReaderStream::with_capacity(file, PIECE).map_err(failed);
+    // The room is held as long as the file is read.
+    Ok(held.inspect(move |_| _ = &room).boxed())
 }
 
 /// Hands on what is sent, until nothing more comes or nothing more is taken: then the worker says why.
 /// `length` is that of the whole upload, of which `room` is still to come.
 pub(super) async fn feed(
-    idle: Duration,
-    intake: &Intake<Taken>,
+    config: &Config,
+    intake: &mut Intake<Taken>,
     mut pieces: Pieces,
     room: u64,
     length: u64,
 ) -> Result<(), Error> {
+    let idle = config.idle_timeout;
+    let mut pace = Pace::new(config.min_upload_rate, idle);
     let mut left = room;
-    while let Some(piece) = moving(idle, pieces.next()).await? {
+    loop {
+        // What came is not left lying while there is nothing more.
+        let (piece, waited) = match pieces.next().now_or_never() {
+            Some(piece) => (piece.transpose()?, Duration::ZERO),
+            None => {
+                if !intake.hand_over().await {
+                    break;
+                }
+                let begin = Instant::now();
+                (moving(idle, pieces.next()).await?, begin.elapsed())
+            }
+        };
+        let Some(piece) = piece else { break };
+        pace.moved(piece.len(), waited)?;
         left = left.checked_sub(piece.len() as u64).ok_or(Error::TooLarge { limit: length })?;
         metrics::upload_bytes(piece.len() as u64);
         if !intake.feed(piece).await {

@@ -22,6 +22,7 @@ use crate::{
     error::Error,
     intake::Wanted,
     marks::{self, Place},
+    places::Visitor,
     refusals, submission,
     turn::Turn,
     view::{Round, Seen},
@@ -57,6 +58,7 @@ impl Creating {
         app: &App,
         headers: &HeaderMap,
         first: Option<Sent>,
+        visitor: Option<&Visitor>,
     ) -> Result<Self, Error> {
         if app.shutdown.is_cancelled() {
             return Err(Error::Stopping);
@@ -89,7 +91,7 @@ impl Creating {
         // All of it is ASCII.
         let said = String::from_utf8_lossy(said).into_owned();
         let first = match first {
-            Some(sent) => Some((Appending::begin(app)?, sent)),
+            Some(sent) => Some((Appending::begin(app, visitor)?, sent)),
             None => None,
         };
         Ok(Self { app: app.clone(), seen, round, length, metadata, said, first })
@@ -183,10 +185,11 @@ impl Creating {
         lease: &store::Lease,
     ) -> Result<(UploadId, Option<Taken>, Came), Error> {
         let id = UploadId::random().map_err(failed)?;
+        let room = self.app.spool.reserve(self.length)?;
         let making = spawn_blocking({
             let (app, id, claim) = (self.app.clone(), id.clone(), claim.clone());
             let (length, said) = (self.length, self.said);
-            move || app.parts.create(id, &claim, length, said)
+            move || app.parts.create(id, &claim, length, said, Some(room))
         });
         let part = making.await.map_err(failed)?.map_err(failed)?;
         let looked = Looked::at(&part, Duration::ZERO);

@@ -90,8 +90,8 @@ pub(crate) async fn options() -> StatusCode {
 /// `POST /files`: creates an upload, perhaps with its first bytes.
 pub(crate) async fn create(State(app): State<App>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let begun =
-        first(&parts.headers, body).and_then(|first| Creating::begin(&app, &parts.headers, first));
+    let begun = first(&parts.headers, body)
+        .and_then(|first| Creating::begin(&app, &parts.headers, first, parts.extensions.get()));
     let result = match begun {
         Ok(creating) => {
             let span = creating.span();
@@ -180,7 +180,7 @@ pub(crate) async fn patch(
     let offset = headers.get("upload-offset").ok_or(missing)?;
     let offset = headers::bytes(offset.as_bytes()).map_err(invalid("Upload-Offset"))?;
     let sent = sent(headers, body)?;
-    let appending = Appending::begin(&app)?;
+    let appending = Appending::begin(&app, parts.extensions.get())?;
     let span = appending.span("append");
     let running = Box::pin(appending.run(id.clone(), offset, sent)).instrument(span);
     let result = app.shutdown.spawn(running).await;

@@ -21,7 +21,12 @@ use tempfile::{NamedTempFile, TempPath};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::{admit::Claim, marks::Transport};
+use crate::{
+    admit::Claim,
+    error::Error,
+    marks::Transport,
+    spool::{Room, Spool},
+};
 
 const LOCK: &str = "lock";
 /// Largest description that is read.
@@ -129,9 +134,19 @@ pub(crate) struct Part {
     pub(crate) last: Instant,
     file: File,
     folder: PathBuf,
+    /// What is set aside for it on the disk; after a restart nothing is, until it goes on.
+    room: Option<Room>,
 }
 
 impl Part {
+    /// Sets room for what is still to come aside, where none is.
+    pub(crate) fn make_room(&mut self, spool: &Spool) -> Result<(), Error> {
+        if self.room.is_none() {
+            self.room = Some(spool.reserve(self.info.length - self.offset)?);
+        }
+        Ok(())
+    }
+
     /// Where its bytes lie.
     pub(crate) fn path(&self) -> PathBuf {
         part_path(&self.folder, &self.info.id)
@@ -153,6 +168,9 @@ impl Part {
         match written {
             Ok(()) => {
                 self.offset += piece.len() as u64;
+                if let Some(room) = &mut self.room {
+                    room.wrote(piece.len() as u64);
+                }
                 self.last = Instant::now();
             }
             // What the verification has is not what the file has.
@@ -241,6 +259,7 @@ impl Parts {
         claim: &Claim,
         length: u64,
         metadata: String,
+        room: Option<Room>,
     ) -> io::Result<Part> {
         let folder = self.folders.first().ok_or(io::ErrorKind::NotFound)?.clone();
         let info = Info {
@@ -260,7 +279,7 @@ impl Parts {
         let mut described = NamedTempFile::new_in(&folder)?;
         described.write_all(&serde_json::to_vec(&info)?)?;
         described.persist(info_path(&folder, &info.id))?;
-        Ok(Part { info, offset: 0, stream: None, last: Instant::now(), file, folder })
+        Ok(Part { info, offset: 0, stream: None, last: Instant::now(), file, folder, room })
     }
 }
 
@@ -326,7 +345,8 @@ fn load_one(folder: &Path, path: &Path, boot: &str) -> io::Result<Part> {
     if offset > info.length {
         return Err(io::Error::other("it is longer than it was to be"));
     }
-    Ok(Part { info, offset, stream: None, last: Instant::now(), file, folder: folder.to_owned() })
+    let (last, folder) = (Instant::now(), folder.to_owned());
+    Ok(Part { info, offset, stream: None, last, file, folder, room: None })
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ async fn sending(content: &[u8]) -> Arc<Sending> {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(content).unwrap();
     let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
-    Arc::new(Sending::new(file, permit))
+    Arc::new(Sending::new(file, Slot::of(permit, None)))
 }
 
 /// As hyper does it: shows the buffers, then takes off them what was written.

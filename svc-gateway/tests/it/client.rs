@@ -104,9 +104,12 @@ async fn the_client_waits_while_the_gateway_is_busy() {
         idle_timeout: std::time::Duration::from_millis(500),
         ..Config::default()
     };
-    let world = World::with(&[&miner], config).await;
-    let mut stalled = world.begin_raw("b", 1000).await;
-    stalled.write_all(b"--b").await.unwrap();
+    let other = Miner::new(2, "miner1_g0.pt");
+    let world = World::with(&[&miner, &other], config).await;
+    let content = std::fs::read(&other.file).unwrap();
+    let (body, boundary) = world.raw_form(&world.fields(&other), &content);
+    let mut stalled = world.begin_raw(&boundary, body.len()).await;
+    stalled.write_all(&body[..body.len() / 2]).await.unwrap();
     world.until("the place is taken", || async { world.uploads().await == 1 }).await;
     let client = client(&world, &miner, None);
     let (outcome, ()) = tokio::join!(client.submit(&miner.file, miner.hash), async {

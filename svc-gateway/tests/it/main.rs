@@ -4,7 +4,9 @@
 mod client;
 mod common;
 mod connections;
+mod crowd;
 mod download;
+mod faults;
 mod hostile;
 mod hub;
 #[expect(unreachable_pub, reason = "the client is public in its own crate")]

@@ -9,19 +9,28 @@ use crate::common::{Miner, World};
 
 const LONG: Duration = Duration::from_secs(30);
 
+/// The gateway's binary.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_svc-gateway");
+
 /// Starts the binary in this world, on this address.
 async fn start(world: &World, http: SocketAddr, otlp: Option<&OtlpReceiver>) -> Running {
+    let mut process = Process::new(PROGRAM);
+    if let Some(otlp) = otlp {
+        process = process.env("CONNITO_OTLP_ENDPOINT", otlp.endpoint());
+    }
+    start_as(world, http, process).await
+}
+
+/// Starts what ends in the binary.
+pub(crate) async fn start_as(world: &World, http: SocketAddr, process: Process) -> Running {
     let artifacts = format!("file:{}", world.disk.path().join("artifacts").display());
     let grpc = unused_addr().unwrap();
-    let mut process = Process::new(env!("CARGO_BIN_EXE_svc-gateway"))
+    let process = process
         .env("CONNITO_SCHEDULER_URL", &world.scheduler.url)
         .env("CONNITO_ARTIFACTS_URL", artifacts)
         .env("CONNITO_DATA_DIR", world.disk.path().join("data2"))
         .env("CONNITO_GATEWAY_HTTP_ADDR", http.to_string())
         .env("CONNITO_GATEWAY_GRPC_ADDR", grpc.to_string());
-    if let Some(otlp) = otlp {
-        process = process.env("CONNITO_OTLP_ENDPOINT", otlp.endpoint());
-    }
     let mut running = process.spawn().unwrap();
     running.listens(http, LONG).await.unwrap();
     world

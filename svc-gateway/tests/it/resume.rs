@@ -271,6 +271,32 @@ async fn a_client_that_takes_nothing_loses_its_place() {
 }
 
 #[tokio::test]
+async fn a_client_that_takes_a_download_too_slowly_loses_its_place() {
+    let config = Config {
+        idle_timeout: Duration::from_millis(300),
+        min_download_rate: 1 << 40,
+        max_downloads: 1,
+        ..patient()
+    };
+    let world = World::with(&[], config).await;
+    swap(&world, 101, &content(5)).await;
+    let mut slow = ask(&world, "").await;
+    // It takes something all the time, and far less than it must.
+    let mut taken = 0;
+    let mut piece = vec![0; 16 << 10];
+    while let Ok(read @ 1..) = slow.stream.read(&mut piece).await {
+        taken += read;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(taken < LEN, "the whole file came");
+    world
+        .until("the place is free", || async {
+            world.download("shared").send().await.unwrap().status() == 200
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn a_file_that_is_cut_short_under_a_download_breaks_it() {
     let world = World::with(&[], patient()).await;
     swap(&world, 101, &content(6)).await;

@@ -182,8 +182,7 @@ fn link(from: &Path, to: &Path) -> io::Result<bool> {
     let folder = to.parent().unwrap_or(Path::new("."));
     let mut tries = 3;
     loop {
-        fs::create_dir_all(folder)?;
-        match fs::hard_link(from, to) {
+        match make_folder(folder).and_then(|()| fs::hard_link(from, to)) {
             Ok(()) => break,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
             // A deletion may take the empty folder away in between.
@@ -193,6 +192,22 @@ fn link(from: &Path, to: &Path) -> io::Result<bool> {
     }
     File::open(folder)?.sync_all()?;
     Ok(true)
+}
+
+/// Makes a folder, and those above it, so that they are there after a crash: a folder's own name is only on the disk
+/// once the one above it is synced.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    let Some(above) = folder.parent().filter(|_| !folder.is_dir()) else { return Ok(()) };
+    make_folder(above)?;
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if !folder.is_dir() {
+                return Err(io::ErrorKind::NotADirectory.into());
+            }
+        }
+        made => made?,
+    }
+    File::open(above)?.sync_all()
 }
 
 /// Returns whether the file at `path` is what `content` reads.
