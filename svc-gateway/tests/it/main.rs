@@ -1,14 +1,10 @@
 //! The gateway over real HTTP, between a fake scheduler and a folder of artifacts.
 #![cfg(test)]
 
-mod client;
 mod common;
 mod connections;
 mod download;
 mod hostile;
-#[expect(unreachable_pub, reason = "the client is public in its own crate")]
-#[path = "../../../crates/connito/src/miner/client.rs"]
-mod miner_client;
 mod phase;
 mod process;
 mod refusals;
