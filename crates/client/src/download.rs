@@ -126,16 +126,16 @@ impl MinerClient {
         if slice != SliceId::Full {
             query.push(("expert_group_id", slice.to_string()));
         }
-        let url = self.url("/get-checkpoint");
-        let mut request = self.http().get(url.clone());
+        let url = self.gateway.url("/get-checkpoint");
+        let mut request = self.gateway.http().get(url.clone());
         if let Some(tag) = &tag {
             query.push(("redirect", "no".to_owned()));
             request = request.header(RANGE, format!("bytes={here}-")).header(IF_RANGE, tag);
         }
-        let response = self.send(request.query(&query)).await?;
+        let response = self.gateway.send(request.query(&query)).await?;
         if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
-            let refusal = answer::refusal(response, self.patience.silence).await?;
-            let head = self.send(self.http().head(url).query(&query)).await?;
+            let refusal = answer::refusal(response, self.gateway.patience.silence).await?;
+            let head = self.gateway.send(self.gateway.http().head(url).query(&query)).await?;
             // Nothing lies behind what is here: it is whole, and only that was not heard of, or of no use.
             if let (true, Ok(announced)) = (head.status().is_success(), announced(head.headers()))
                 && header(head.headers(), CONTENT_LENGTH.as_str()) == Some(&here.to_string())
@@ -149,12 +149,12 @@ impl MinerClient {
         if response.status().is_redirection() {
             let announced = announced(response.headers())?;
             let elsewhere = tus::address(&response)?;
-            let response = self.send_plainly(self.http().get(elsewhere)).await?;
-            let response = answer::accepted(response, self.patience.silence).await?;
+            let response = self.gateway.send_plainly(self.gateway.http().get(elsewhere)).await?;
+            let response = answer::accepted(response, self.gateway.patience.silence).await?;
             self.write(response, &announced, place, until).await?;
             return Ok(announced);
         }
-        let response = answer::accepted(response, self.patience.silence).await?;
+        let response = answer::accepted(response, self.gateway.patience.silence).await?;
         let announced = announced(response.headers())?;
         self.write(response, &announced, place, until).await?;
         Ok(announced)
@@ -183,7 +183,7 @@ impl MinerClient {
         let mut file = fs::File::from_std(in_place(place.file.try_clone(), &place.part)?);
         let mut at = start;
         self.progress.on(Event::From { offset: at, total });
-        let silence = self.patience.silence;
+        let silence = self.gateway.patience.silence;
         let result = loop {
             let chunk = timeout(silence, response.chunk());
             let piece = match until {

@@ -107,7 +107,8 @@ impl ClientError {
     /// Whether the same may work in a moment.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
-            Self::Http(error) => !error.is_builder() && !error.is_decode(),
+            // A body that breaks off is a decoding error to the library.
+            Self::Http(error) => !error.is_builder(),
             Self::Silent(_) => true,
             Self::Refused(refusal) => refusal.next() == Next::Again,
             Self::Address { .. }

@@ -1,6 +1,6 @@
 //! One validator's gateway, as one miner: where it is, how requests to it are signed and sent.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use domain::{
@@ -9,7 +9,7 @@ use domain::{
 };
 use reqwest::{RequestBuilder, Response, Url, redirect::Policy};
 use serde::{Deserialize, de::DeserializeOwned};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::{
     answer,
@@ -24,22 +24,34 @@ pub type Signer = Arc<dyn Fn(&[u8]) -> [u8; 64] + Send + Sync>;
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
 
+/// One validator's gateway, as anybody may ask it. Cheap to clone.
+#[derive(Clone)]
+pub struct Gateway {
+    http: reqwest::Client,
+    base: Url,
+    token: Option<String>,
+    pub(crate) patience: Patience,
+}
+
 /// Talks to one validator's gateway as one miner. Cheap to clone.
 #[derive(Clone)]
 pub struct MinerClient {
-    http: reqwest::Client,
-    base: Url,
+    pub(crate) gateway: Gateway,
     hotkey: Hotkey,
     sign: Signer,
-    token: Option<String>,
-    pub(crate) patience: Patience,
     pub(crate) progress: Arc<dyn Progress>,
+}
+
+impl fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gateway").field("base", &self.base.as_str()).finish_non_exhaustive()
+    }
 }
 
 impl fmt::Debug for MinerClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MinerClient")
-            .field("base", &self.base.as_str())
+            .field("gateway", &self.gateway)
             .field("hotkey", &self.hotkey)
             .finish_non_exhaustive()
     }
@@ -72,19 +84,13 @@ pub struct Status {
     pub hotkey: Hotkey,
 }
 
-impl MinerClient {
-    /// A client of the gateway at `address` (`http://host:port`, `https://host`, or `host:port`), for `hotkey`,
-    /// whose key `sign` holds.
+impl Gateway {
+    /// The gateway at `address`: `http://host:port`, `https://host`, or `host:port`.
     ///
     /// # Errors
     ///
     /// When the address is none, or the HTTP client can't be set up.
-    pub fn new(
-        address: &str,
-        hotkey: Hotkey,
-        sign: Signer,
-        token: Option<String>,
-    ) -> Result<Self, ClientError> {
+    pub fn new(address: &str, token: Option<String>) -> Result<Self, ClientError> {
         // Two TLS providers may meet in a process: the first choice stays.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let base = base(address)?;
@@ -93,28 +99,7 @@ impl MinerClient {
             // Redirects are followed by whoever knows what may go there.
             .redirect(Policy::none())
             .build()?;
-        let patience = Patience::default();
-        Ok(Self { http, base, hotkey, sign, token, patience, progress: Arc::new(()) })
-    }
-
-    /// The same with other limits of trying again.
-    #[must_use]
-    pub fn with_patience(mut self, patience: Patience) -> Self {
-        self.patience = patience;
-        self
-    }
-
-    /// The same with somebody who is told how transfers go.
-    #[must_use]
-    pub fn with_progress(mut self, progress: Arc<dyn Progress>) -> Self {
-        self.progress = progress;
-        self
-    }
-
-    /// The miner whose requests these are.
-    #[must_use]
-    pub fn hotkey(&self) -> &Hotkey {
-        &self.hotkey
+        Ok(Self { http, base, token, patience: Patience::default() })
     }
 
     /// Where the validator stands.
@@ -135,7 +120,21 @@ impl MinerClient {
         self.get("/get_phase").await
     }
 
-    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+    /// First block of the latest Submission phase that has begun: the round that a question without one means.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::status`].
+    pub async fn latest_round(&self) -> Result<RoundId, ClientError> {
+        if let Some(round) = self.status().await?.round {
+            return Ok(round);
+        }
+        let phases: BTreeMap<String, (u64, u64)> = self.get("/previous_phase_blocks").await?;
+        let start = phases.get(&Phase::Submission.to_string()).map(|(start, _)| RoundId(*start));
+        start.ok_or_else(|| ClientError::Strange("it names no Submission phase".to_owned()))
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let response = self.send(self.http.get(self.url(path))).await?;
         let silence = self.patience.silence;
         answer::json(answer::accepted(response, silence).await?, silence).await
@@ -173,9 +172,89 @@ impl MinerClient {
         url.set_path(&format!("{}{path}", self.base.path().trim_end_matches('/')));
         url
     }
+}
+
+impl MinerClient {
+    /// A client of the gateway at `address`, as [`Gateway::new`] takes it, for `hotkey`, whose key `sign` holds.
+    ///
+    /// # Errors
+    ///
+    /// As [`Gateway::new`].
+    pub fn new(
+        address: &str,
+        hotkey: Hotkey,
+        sign: Signer,
+        token: Option<String>,
+    ) -> Result<Self, ClientError> {
+        let gateway = Gateway::new(address, token)?;
+        Ok(Self { gateway, hotkey, sign, progress: Arc::new(()) })
+    }
+
+    /// The same with other limits of trying again.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Patience) -> Self {
+        self.gateway.patience = patience;
+        self
+    }
+
+    /// The same with somebody who is told how transfers go.
+    #[must_use]
+    pub fn with_progress(mut self, progress: Arc<dyn Progress>) -> Self {
+        self.progress = progress;
+        self
+    }
+
+    /// The miner whose requests these are.
+    #[must_use]
+    pub fn hotkey(&self) -> &Hotkey {
+        &self.hotkey
+    }
+
+    /// The gateway, for what needs no signature.
+    #[must_use]
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    /// As [`Gateway::status`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.gateway.status().await
+    }
+
+    /// As [`Gateway::phase`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn phase(&self) -> Result<PhaseRecord, ClientError> {
+        self.gateway.phase().await
+    }
+
+    /// Waits until the gateway takes uploads: it opens a block or two into the Submission phase.
+    ///
+    /// # Errors
+    ///
+    /// When the gateway can't be asked for long enough.
+    pub async fn until_open(&self) -> Result<Status, ClientError> {
+        let mut tries = self.tries();
+        loop {
+            match self.status().await {
+                Ok(status) if status.uploads_open => return Ok(status),
+                Ok(_) => {
+                    tries.progressed();
+                    sleep(self.gateway.patience.block_time / 4).await;
+                }
+                Err(error) => tries.pause(error, self.progress.as_ref()).await?,
+            }
+        }
+    }
 
     pub(crate) fn tries(&self) -> Tries {
-        Tries::new(self.patience)
+        Tries::new(self.gateway.patience)
     }
 
     pub(crate) fn signature(&self, message: &[u8]) -> String {
@@ -221,9 +300,8 @@ mod tests {
             ("https://host/validator/", "https://host/validator/status"),
             ("[::1]:8091", "http://[::1]:8091/status"),
         ] {
-            let (key, sign) = (Hotkey::from_public_key([7; 32]), Arc::new(|_: &[u8]| [0; 64]));
-            let client = MinerClient::new(given, key, sign, None).unwrap();
-            assert_eq!(client.url("/status").as_str(), route);
+            let gateway = Gateway::new(given, None).unwrap();
+            assert_eq!(gateway.url("/status").as_str(), route);
         }
         for given in ["", "ftp://host", "http://", "http://a:b@host", "http://host/?q", "a b:1"] {
             assert!(matches!(base(given), Err(ClientError::Address { .. })), "{given}");

@@ -23,7 +23,7 @@ pub use advice::advice;
 pub use check::{Checked, check};
 pub use download::Downloaded;
 pub use error::{ClientError, Refusal};
-pub use gateway::{MinerClient, Signer, Status};
+pub use gateway::{Gateway, MinerClient, Signer, Status};
 pub use progress::{Event, Progress};
 pub use receipt::Receipt;
 pub use retry::Patience;

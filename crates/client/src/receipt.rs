@@ -29,9 +29,12 @@ impl MinerClient {
     /// As [`Self::status`]; `no_route` from a gateway that does not tell.
     pub async fn receipt(&self, round: RoundId) -> Result<Receipt, ClientError> {
         let status = self.status().await?;
-        let request = self.http().get(self.url(&format!("/submissions/{round}/{}", self.hotkey())));
-        let response = self.send(request.query(&self.signed(&status))).await?;
-        let silence = self.patience.silence;
+        let request = self
+            .gateway
+            .http()
+            .get(self.gateway.url(&format!("/submissions/{round}/{}", self.hotkey())));
+        let response = self.gateway.send(request.query(&self.signed(&status))).await?;
+        let silence = self.gateway.patience.silence;
         let response = crate::answer::accepted(response, silence).await?;
         let whole: Value = crate::answer::json(response, silence).await?;
         if !whole.is_object() {

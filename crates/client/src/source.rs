@@ -101,7 +101,11 @@ impl MinerClient {
             let mut seen = moved.bytes();
             loop {
                 let sent = seen >= length;
-                let limit = if sent { self.patience.verdict } else { self.patience.silence };
+                let limit = if sent {
+                    self.gateway.patience.verdict
+                } else {
+                    self.gateway.patience.silence
+                };
                 sleep_until(Instant::now() + limit).await;
                 let now = moved.bytes();
                 if now == seen {
@@ -117,10 +121,10 @@ impl MinerClient {
             }
         };
         tokio::select! {
-            response = self.with_token(request).send() => Ok(response?),
+            response = self.gateway.with_token(request).send() => Ok(response?),
             error = stalled => Err(error),
             () = late => {
-                let last = Box::new(ClientError::Silent(self.patience.silence));
+                let last = Box::new(ClientError::Silent(self.gateway.patience.silence));
                 Err(ClientError::OutOfTime { last })
             }
         }

@@ -204,7 +204,7 @@ impl MinerClient {
         loop {
             job.reaches(offset, tries);
             let (response, _) = self.tus_append(url, &job.source, offset, tries).await;
-            let response = answer::accepted(response?, self.patience.silence).await;
+            let response = answer::accepted(response?, self.gateway.patience.silence).await;
             let response = match response {
                 Err(error) if !error.is_passing() && error.refusal().is_some() => {
                     job.upload = None;
@@ -242,18 +242,19 @@ impl MinerClient {
         let (body, moved) = job.source.body(0, &self.progress).await?;
         // Fields come before the file: the gateway looks at them first.
         let form = form.part("file", Part::stream_with_length(body, bytes).file_name(name));
-        let request = self.http().post(self.url("/submit-checkpoint")).multipart(form);
+        let request =
+            self.gateway.http().post(self.gateway.url("/submit-checkpoint")).multipart(form);
         let sent = self.send_file(request, &moved, bytes, tries.until()).await;
         // Without an answer, the last byte may have made it a submission.
         job.unsure = sent.is_err() && moved.bytes() >= bytes;
-        let response = answer::accepted(sent?, self.patience.silence).await?;
+        let response = answer::accepted(sent?, self.gateway.patience.silence).await?;
         let stored = self.stored(response).await;
         Ok(job.submitted(Transport::Multipart, tries, stored))
     }
 
     /// What the gateway says of the file; that it is stored, the status has said.
     async fn stored(&self, response: Response) -> Stored {
-        answer::json(response, self.patience.silence).await.unwrap_or_default()
+        answer::json(response, self.gateway.patience.silence).await.unwrap_or_default()
     }
 
     /// What the receipt says of this file, if it says that it is stored.

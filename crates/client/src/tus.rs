@@ -45,7 +45,10 @@ pub(crate) enum Standing {
 impl MinerClient {
     /// Whether the gateway takes uploads by tus. One that has no such route does not.
     pub(crate) async fn tus_offer(&self) -> Result<Option<Offer>, ClientError> {
-        let response = self.send(self.http().request(Method::OPTIONS, self.url("/files"))).await?;
+        let response = self
+            .gateway
+            .send(self.gateway.http().request(Method::OPTIONS, self.gateway.url("/files")))
+            .await?;
         let status = response.status();
         if matches!(
             status,
@@ -53,7 +56,7 @@ impl MinerClient {
         ) {
             return Ok(None);
         }
-        let response = answer::accepted(response, self.patience.silence).await?;
+        let response = answer::accepted(response, self.gateway.patience.silence).await?;
         let lists = |name: &str, wanted: &str| {
             header(response.headers(), name)
                 .is_some_and(|list| list.split(',').any(|word| word.trim() == wanted))
@@ -70,14 +73,15 @@ impl MinerClient {
         bytes: u64,
     ) -> Result<Url, ClientError> {
         let request = self
+            .gateway
             .http()
-            .post(self.url("/files"))
+            .post(self.gateway.url("/files"))
             .header(RESUMABLE, VERSION)
             .header(LENGTH, bytes)
             .header("upload-metadata", metadata(fields))
             .header(CONTENT_LENGTH, 0);
-        let response = self.send(request).await?;
-        let response = answer::accepted(response, self.patience.silence).await?;
+        let response = self.gateway.send(request).await?;
+        let response = answer::accepted(response, self.gateway.patience.silence).await?;
         address(&response)
     }
 
@@ -89,14 +93,14 @@ impl MinerClient {
     ) -> Result<Standing, ClientError> {
         let mut url = url.clone();
         for _ in 0..=MOST_REDIRECTS {
-            let request = self.http().head(url.clone()).header(RESUMABLE, VERSION);
-            let response = self.send(request).await?;
+            let request = self.gateway.http().head(url.clone()).header(RESUMABLE, VERSION);
+            let response = self.gateway.send(request).await?;
             if response.status().is_redirection() {
                 url = address(&response)?;
                 continue;
             }
             if !response.status().is_success() {
-                let refusal = answer::refusal(response, self.patience.silence).await?;
+                let refusal = answer::refusal(response, self.gateway.patience.silence).await?;
                 let error = ClientError::Refused(refusal.clone());
                 return if error.is_passing() { Err(error) } else { Ok(Standing::Over(refusal)) };
             }
@@ -128,6 +132,7 @@ impl MinerClient {
             Err(error) => return (Err(error), Moved::default()),
         };
         let request = self
+            .gateway
             .http()
             .patch(url.clone())
             .header(RESUMABLE, VERSION)

@@ -104,6 +104,7 @@ async fn a_download_that_breaks_at_random_bytes_ends_whole_and_sends_nothing_twi
     let world = world(&miner).await;
     let whole = content(1, 4 << 20);
     publish(&world, 101, &whole).await;
+    let (mut cuts, mut tries) = (0, 0);
     for seed in 0..20 {
         let proxy = Proxy::start(&world.url).await;
         let mut numbers = Numbers(seed);
@@ -118,8 +119,10 @@ async fn a_download_that_breaks_at_random_bytes_ends_whole_and_sends_nothing_twi
         let done = client.download(SHARED.0, SHARED.1, &path).await;
         let done = done.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         assert_eq!(std::fs::read(&path).unwrap(), whole, "seed {seed}");
-        assert!(done.tries > 1 && proxy.cuts() > 0, "seed {seed}: {done:?}");
+        cuts += proxy.cuts();
+        tries += u64::from(done.tries);
     }
+    assert!(cuts >= 60 && tries >= 60, "{cuts} cuts, {tries} tries");
 }
 
 #[tokio::test]

@@ -13,7 +13,9 @@ use axum::{
 use checkpoint::{Format, SliceId};
 use client::{ClientError, Patience};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
+use tokio_stream::StreamExt as _;
 
 use crate::{
     common::Miner,
@@ -117,19 +119,19 @@ async fn a_redirect_is_followed_to_the_store_without_token_or_signature_and_gone
             assert!(!request.headers().contains_key(header::AUTHORIZATION));
             assert_eq!(request.uri().query(), Some("key=1"));
             // Half of what is announced: the connection breaks.
+            let pieces = [Ok(content[..5000].to_vec()), Err(std::io::Error::other("cut"))];
+            let slowly = tokio_stream::iter(pieces).then(async |piece| {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                piece
+            });
             Response::builder()
                 .header(header::CONTENT_LENGTH, content.len())
-                .body(Body::from_stream(tokio_stream::iter([
-                    Ok(content[..5000].to_vec()),
-                    Err(std::io::Error::other("cut")),
-                ])))
+                .body(Body::from_stream(slowly))
                 .unwrap()
         }))
         .await
     };
-    let digest = "0da4b9cbe24f5a1d8ab4f5d9c1b6d4f8"; // replaced below by the announced one
-    let _ = digest;
-    let sha256 = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&content));
+    let sha256 = hex::encode(Sha256::digest(&content));
     let told = status(&miner);
     let gateway = Router::new().route("/status", get(async move || Json(told))).route(
         "/get-checkpoint",

@@ -37,8 +37,8 @@ async fn what_is_refused_for_good_is_told_at_once_with_reason_and_advice() {
     let stranger = Miner::new(2, "miner1_g0.pt");
     let world = World::with(&[&nan], patient()).await;
     for (miner, hash, reason) in [
-        (&nan, ModelHash([1; 24]), "hash_mismatch"),
-        (&nan, nan.hash, "hash_mismatch"),
+        (&nan, ModelHash([9; 24]), "hash_mismatch"),
+        (&nan, nan.hash, "non_finite"),
         (&stranger, stranger.hash, "not_on_roster"),
     ] {
         let path = own_copy(&world, miner);
