@@ -13,7 +13,14 @@ use store::{Artifacts, Store};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    Config, error::Error, grpc::Scheduler, limits::Limits, sound::Sound, spool::Spool, view::Latest,
+    Config,
+    error::Error,
+    grpc::Scheduler,
+    limits::Limits,
+    sound::Sound,
+    spool::Spool,
+    tus::{Parts, Table},
+    view::Latest,
 };
 
 /// Shared by all handlers.
@@ -29,6 +36,10 @@ pub(crate) struct Inner {
     pub(crate) artifacts: Artifacts,
     pub(crate) scheduler: Scheduler,
     pub(crate) spool: Spool,
+    /// Unfinished uploads on this disk.
+    pub(crate) parts: Parts,
+    /// Who has which of them.
+    pub(crate) tus: Table,
     pub(crate) limits: Limits,
     pub(crate) shutdown: Shutdown,
     /// One permit per upload in progress.

@@ -76,6 +76,15 @@ pub struct Config {
     #[config(default = 32)]
     pub max_uploads: usize,
 
+    /// How long an upload by `/files` that is not at its end may be silent before it is deleted. It may also
+    /// last no longer than the Submission phase.
+    #[config(default = "10m", deserialize_with = humantime_serde::deserialize)]
+    pub tus_idle: Duration,
+
+    /// Uploads by `/files` that are not at their end, one per hotkey: enough for a whole subnet.
+    #[config(default = 256)]
+    pub tus_max_unfinished: usize,
+
     /// Downloads at a time.
     #[config(default = 128)]
     pub max_downloads: usize,

@@ -100,10 +100,61 @@ pub(crate) enum Error {
     AlreadySubmitted { hotkey: Hotkey, round: RoundId },
     #[error("another upload of {hotkey} is under way")]
     UploadInProgress { hotkey: Hotkey },
+    #[error("the header {header} {why}")]
+    InvalidHeader { header: &'static str, why: &'static str },
+    #[error("the length of an upload must be told when it is created")]
+    LengthDeferred,
+    #[error("only version {} of tus is spoken", crate::tus::VERSION)]
+    TusVersion,
+    #[error("the body of this request must be application/offset+octet-stream")]
+    MediaType,
+    #[error("checksums are taken of {}", crate::tus::ALGORITHMS)]
+    ChecksumAlgorithm,
+    #[error("the body does not fit its checksum; nothing of it was taken")]
+    ChecksumMismatch,
+    #[error("the upload goes on at byte {offset}")]
+    OffsetMismatch { offset: u64 },
+    #[error("another request is writing to this upload")]
+    UploadLocked,
+    #[error("there is no such upload")]
+    NoUpload,
+    #[error("this upload lies on another gateway, of which no address is known")]
+    UploadElsewhere,
+    #[error("{}", .why.as_str())]
+    UploadGone { why: Gone },
     #[error("{0}")]
     Content(#[from] Refusal),
     #[error("the gateway could not {doing}; try again")]
     Unavailable { doing: &'static str },
+}
+
+/// Why an upload cannot be gone on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gone {
+    Expired,
+    Replaced,
+    Terminated,
+    Lost,
+}
+
+impl Gone {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "the upload has expired",
+            Self::Replaced => "its sender has begun another upload instead of this one",
+            Self::Terminated => "its sender has ended the upload",
+            Self::Lost => "what had come of the upload is lost; begin again",
+        }
+    }
+
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Expired => "upload_expired",
+            Self::Replaced => "upload_replaced",
+            Self::Terminated => "upload_terminated",
+            Self::Lost => "upload_lost",
+        }
+    }
 }
 
 impl Error {
@@ -129,7 +180,15 @@ impl Error {
             | Self::NotCommittedHash { .. }
             | Self::CommittedSignature { .. }
             | Self::UnsafeFileName { .. }
-            | Self::Extension => StatusCode::BAD_REQUEST,
+            | Self::Extension
+            | Self::InvalidHeader { .. }
+            | Self::LengthDeferred
+            | Self::ChecksumAlgorithm => StatusCode::BAD_REQUEST,
+            // A code of tus: it has no name.
+            Self::ChecksumMismatch => StatusCode::from_u16(460).unwrap_or(StatusCode::BAD_REQUEST),
+            Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::UploadLocked => StatusCode::LOCKED,
+            Self::UploadGone { .. } => StatusCode::GONE,
             Self::TokenMissing => StatusCode::UNAUTHORIZED,
             Self::TokenWrong
             | Self::WrongTarget { .. }
@@ -137,19 +196,22 @@ impl Error {
             | Self::SignatureReused
             | Self::NotOnRoster { .. }
             | Self::NotAssigned { .. } => StatusCode::FORBIDDEN,
-            Self::NoRoute | Self::NoSlice { .. } => StatusCode::NOT_FOUND,
+            Self::NoRoute | Self::NoSlice { .. } | Self::NoUpload | Self::UploadElsewhere => {
+                StatusCode::NOT_FOUND
+            }
             Self::NoMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::NotSubmissionPhase { .. }
             | Self::UploadsClosed
             | Self::RoundClosed { .. }
             | Self::AlreadySubmitted { .. }
-            | Self::UploadInProgress { .. } => StatusCode::CONFLICT,
+            | Self::UploadInProgress { .. }
+            | Self::OffsetMismatch { .. } => StatusCode::CONFLICT,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RangeUnsatisfiable { .. } | Self::SeveralRanges { .. } => {
                 StatusCode::RANGE_NOT_SATISFIABLE
             }
-            Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
+            Self::PreconditionFailed | Self::TusVersion => StatusCode::PRECONDITION_FAILED,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Busy
             | Self::NotReady
@@ -207,6 +269,17 @@ impl Error {
             Self::Extension => "unknown_extension",
             Self::AlreadySubmitted { .. } => "already_submitted",
             Self::UploadInProgress { .. } => "upload_in_progress",
+            Self::InvalidHeader { .. } => "invalid_header",
+            Self::LengthDeferred => "length_deferred",
+            Self::TusVersion => "tus_version",
+            Self::MediaType => "media_type",
+            Self::ChecksumAlgorithm => "checksum_algorithm",
+            Self::ChecksumMismatch => "checksum_mismatch",
+            Self::OffsetMismatch { .. } => "offset_mismatch",
+            Self::UploadLocked => "upload_locked",
+            Self::NoUpload => "no_upload",
+            Self::UploadElsewhere => "upload_elsewhere",
+            Self::UploadGone { why } => why.reason(),
             Self::Content(refusal) if refusal.is_miners_fault() => refusal.reason(),
             Self::Content(_) | Self::Unavailable { .. } => "unavailable",
         }
@@ -230,7 +303,7 @@ impl Error {
             return Some(*retry);
         }
         let passing = self.status() == StatusCode::SERVICE_UNAVAILABLE
-            || matches!(self, Self::UploadInProgress { .. });
+            || matches!(self, Self::UploadInProgress { .. } | Self::UploadLocked);
         passing.then_some(SOON)
     }
 }

@@ -1,15 +1,26 @@
-//! A file on its way in, whichever road it takes: written to the spool and verified as it passes, in one
-//! pass and in memory that does not grow with it.
+//! A file on its way in, whichever road it takes: written down and verified as it passes, in one pass and in
+//! memory that does not grow with it.
 //!
-//! Knows no HTTP and no miner: pieces in, a verified file or a refusal out. Dropped, it leaves nothing.
+//! Knows no HTTP and no miner: pieces in, a verified file or a refusal out. What is written to a temporary
+//! file leaves nothing when it is dropped; what is written to something that lasts may be paused and gone on
+//! with.
 
-use std::{io::Write as _, sync::Arc};
+use std::{
+    fs::File,
+    io::{self, Write as _},
+    path::Path,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use checkpoint::{Limits, Manifest, Outcome, SliceLayout, Stream, Streamed, Verified};
 use domain::{ExpertGroup, ModelHash};
 use tempfile::{NamedTempFile, TempPath};
-use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
+use tokio::{
+    sync::mpsc,
+    task::{JoinHandle, spawn_blocking},
+    time::Instant,
+};
 use tracing::{Instrument as _, info_span};
 
 use crate::{app::App, error::Error, metrics};
@@ -44,19 +55,41 @@ impl Wanted {
         Ok(Self { layout, model_hash, announced, limits })
     }
 
-    fn stream(&self) -> Result<Stream, Error> {
+    /// A verification that has seen nothing yet. What was announced may be refused at once.
+    pub(crate) fn stream(&self) -> Result<Stream, Error> {
         let layout = Arc::clone(&self.layout);
         Ok(Stream::new(layout, self.limits, Some(self.model_hash), self.announced)?)
     }
 }
 
-/// A file that is being received. Dropped, it leaves nothing.
+/// What pieces are written to. Dropped, it takes care of itself.
+pub(crate) trait Sink: Send + 'static {
+    /// Appends all of `piece`.
+    fn append(&mut self, piece: &[u8]) -> io::Result<()>;
+}
+
+impl Sink for NamedTempFile {
+    fn append(&mut self, piece: &[u8]) -> io::Result<()> {
+        self.write_all(piece)
+    }
+}
+
+/// A file that is being received.
 #[derive(Debug)]
-pub(crate) struct Intake {
+pub(crate) struct Intake<S = NamedTempFile> {
     pieces: mpsc::Sender<Bytes>,
-    worker: JoinHandle<Result<(NamedTempFile, Streamed), Error>>,
+    worker: JoinHandle<Paused<S>>,
     limits: Limits,
     bytes: u64,
+}
+
+/// A file that no more is written to, for now or for good.
+#[derive(Debug)]
+pub(crate) struct Paused<S> {
+    /// What was written.
+    pub(crate) sink: S,
+    /// The verification of just that, or why there is none.
+    pub(crate) stream: Result<Stream, Error>,
 }
 
 /// A file that was received whole, and is what it should be. Dropped, it is deleted.
@@ -73,17 +106,11 @@ pub(crate) struct Received {
 }
 
 impl Intake {
-    /// Begins a file. What it announces may be refused at once.
+    /// Begins a file in the spool. What it announces may be refused at once. Dropped, it leaves nothing.
     pub(crate) fn begin(app: &App, wanted: &Wanted) -> Result<Self, Error> {
         let stream = wanted.stream()?;
         let file = app.spool.file().map_err(failed)?;
-        let (pieces, receiver) = mpsc::channel(IN_FLIGHT);
-        let span = tracing::Span::current();
-        let worker = tokio::task::spawn_blocking(move || {
-            let _entered = span.entered();
-            receive(file, stream, receiver)
-        });
-        Ok(Self { pieces, worker, limits: wanted.limits, bytes: 0 })
+        Ok(Self::into_sink(file, wanted.limits, move |_| Ok(stream)))
     }
 
     /// Bytes taken so far.
@@ -94,55 +121,126 @@ impl Intake {
     /// Takes a piece, waiting while disk and verification are behind. Refused as early as the bytes allow.
     pub(crate) async fn push(&mut self, piece: Bytes) -> Result<(), Error> {
         self.bytes += piece.len() as u64;
-        if self.pieces.send(piece).await.is_ok() {
+        if self.feed(piece).await {
             return Ok(());
         }
-        // The worker only stops early when it failed, or found what must not be.
-        match (&mut self.worker).await {
-            Ok(Err(error)) => Err(error),
-            Ok(Ok(_)) => Err(failed("the worker stopped early")),
-            Err(error) => Err(failed(error)),
+        let Paused { stream, .. } = (&mut self.worker).await.map_err(failed)?;
+        match stream {
+            Err(error) => Err(error),
+            Ok(_) => Err(failed("the worker stopped early")),
         }
     }
 
     /// No more bytes come: waits until everything is written and looked at.
     pub(crate) async fn finish(self, app: &App) -> Result<Received, Error> {
-        let Self { pieces, worker, limits, bytes: _ } = self;
-        drop(pieces);
-        let (file, streamed) = worker.await.map_err(failed)??;
-        let Streamed { sha256, bytes, outcome, .. } = streamed;
-        let path = file.into_temp_path();
-        let verified = match outcome {
-            Outcome::Verified(verified) => verified,
-            Outcome::NeedsReread(reread) => {
-                let _turn = app.verifications.acquire().await.map_err(|_| Error::Stopping)?;
-                let span = info_span!("reread", reason = %reread.reason());
-                let (begin, at) = (Instant::now(), path.to_path_buf());
-                let reading = tokio::task::spawn_blocking(move || {
-                    checkpoint::open(&at, limits).and_then(|spooled| reread.verify(&spooled))
-                });
-                let verified = reading.instrument(span).await.map_err(failed)??;
-                metrics::verification(begin.elapsed());
-                verified
-            }
-        };
+        let limits = self.limits;
+        let Paused { sink, stream } = self.pause().await?;
+        let path = sink.into_temp_path();
+        let Checked { sha256, bytes, verified } = verify(app, stream?, &path, limits).await?;
         Ok(Received { path, sha256, bytes, verified })
     }
+}
+
+impl<S: Sink> Intake<S> {
+    /// Writes to `sink`, verified by the stream that `begin` makes where blocking is allowed.
+    pub(crate) fn into_sink(
+        sink: S,
+        limits: Limits,
+        begin: impl FnOnce(&mut S) -> Result<Stream, Error> + Send + 'static,
+    ) -> Self {
+        let (pieces, receiver) = mpsc::channel(IN_FLIGHT);
+        let span = tracing::Span::current();
+        let worker = spawn_blocking(move || {
+            let _entered = span.entered();
+            let mut sink = sink;
+            let stream = begin(&mut sink).and_then(|stream| receive(&mut sink, stream, receiver));
+            Paused { sink, stream }
+        });
+        Self { pieces, worker, limits, bytes: 0 }
+    }
+
+    /// Takes a piece, waiting while disk and verification are behind; false when no more is taken, because
+    /// the worker failed or found what must not be.
+    pub(crate) async fn feed(&self, piece: Bytes) -> bool {
+        self.pieces.send(piece).await.is_ok()
+    }
+
+    /// No more bytes come for now: waits until what came is written and looked at.
+    pub(crate) async fn pause(self) -> Result<Paused<S>, Error> {
+        let Self { pieces, worker, .. } = self;
+        drop(pieces);
+        worker.await.map_err(failed)
+    }
+}
+
+/// What was found of a whole file.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    /// SHA-256 of the content, 64 lower-case hex digits.
+    pub(crate) sha256: String,
+    /// Length of the content.
+    pub(crate) bytes: u64,
+    /// The rest.
+    pub(crate) verified: Verified,
+}
+
+/// Ends the verification of a file that lies at `path`, after its last byte.
+pub(crate) async fn verify(
+    app: &App,
+    stream: Stream,
+    path: &Path,
+    limits: Limits,
+) -> Result<Checked, Error> {
+    let finishing = spawn_blocking(move || stream.finish());
+    let Streamed { sha256, bytes, outcome, .. } = finishing.await.map_err(failed)??;
+    let verified = match outcome {
+        Outcome::Verified(verified) => verified,
+        Outcome::NeedsReread(reread) => {
+            let _turn = app.verifications.acquire().await.map_err(|_| Error::Stopping)?;
+            let span = info_span!("reread", reason = %reread.reason());
+            let (begin, at) = (Instant::now(), path.to_path_buf());
+            let reading = spawn_blocking(move || {
+                checkpoint::open(&at, limits).and_then(|spooled| reread.verify(&spooled))
+            });
+            let verified = reading.instrument(span).await.map_err(failed)??;
+            metrics::verification(begin.elapsed());
+            verified
+        }
+    };
+    Ok(Checked { sha256, bytes, verified })
 }
 
 fn failed(why: impl std::fmt::Display) -> Error {
     Error::unavailable("spool the file", why)
 }
 
-/// Writes and verifies what comes, until nothing more does.
+/// Writes and verifies what comes, until nothing more does. What the verification has not passed is not
+/// written.
 fn receive(
-    mut file: NamedTempFile,
+    sink: &mut impl Sink,
     mut stream: Stream,
     mut pieces: mpsc::Receiver<Bytes>,
-) -> Result<(NamedTempFile, Streamed), Error> {
+) -> Result<Stream, Error> {
     while let Some(piece) = pieces.blocking_recv() {
         stream.push(&piece)?;
-        file.write_all(&piece).map_err(failed)?;
+        sink.append(&piece).map_err(failed)?;
     }
-    Ok((file, stream.finish()?))
+    Ok(stream)
+}
+
+/// Reads `len` bytes of `file` from its beginning into `stream`.
+pub(crate) fn replay(file: &File, len: u64, stream: &mut Stream) -> Result<(), Error> {
+    use std::os::unix::fs::FileExt as _;
+
+    const PIECE: usize = 256 << 10;
+    let mut piece = vec![0; PIECE];
+    let mut at = 0;
+    while at < len {
+        let wanted = usize::try_from(len - at).unwrap_or(PIECE).min(PIECE);
+        let Some(room) = piece.get_mut(..wanted) else { break };
+        file.read_exact_at(room, at).map_err(failed)?;
+        stream.push(room)?;
+        at += wanted as u64;
+    }
+    Ok(())
 }

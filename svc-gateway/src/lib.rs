@@ -30,13 +30,14 @@ mod spool;
 mod status;
 mod submission;
 mod turn;
+mod tus;
 mod upload;
 mod view;
 mod wanted;
 mod watch;
 mod wire;
 
-use std::net::SocketAddr;
+use std::{fs, net::SocketAddr};
 
 use anyhow::Context as _;
 pub use config::{Config, RemoteDownloads};
@@ -56,9 +57,13 @@ use crate::{
     report::Reporter,
     sound::Sound,
     spool::Spool,
+    tus::{Keeper, Parts, Table},
     view::Latest,
     watch::Watcher,
 };
+
+/// Where the system names the present run of the machine.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Runs the service until `shutdown`.
 ///
@@ -115,6 +120,10 @@ impl Gateway {
     pub async fn serve(self, shutdown: Shutdown) -> anyhow::Result<()> {
         let Self { config, common, http, http_addr, grpc } = self;
         let spool = Spool::open(&common.data_dir.join("spool")).context("open the spool")?;
+        let boot = fs::read_to_string(BOOT_ID).context("read the id of the machine's run")?;
+        let (parts, unfinished) = Parts::open(&common.data_dir.join("parts"), boot.trim())
+            .context("open the folder of unfinished uploads")?;
+        let (table, asks) = Table::new(config.max_uploads);
         let store = Store::open(&common.store_url, &common.namespace).context("open the store")?;
         let cache = common.data_dir.join("cache");
         let artifacts =
@@ -136,6 +145,8 @@ impl Gateway {
             artifacts,
             scheduler,
             spool,
+            parts,
+            tus: table,
             config,
         });
         let handler = grpc::Handler { app: app.clone(), http_addr };
@@ -154,6 +165,7 @@ impl Gateway {
         shutdown.spawn(watcher.run(shutdown.clone()));
         shutdown.spawn(Reporter::new(&app).run(shutdown.clone()));
         shutdown.spawn(forget(app.clone(), shutdown.clone()));
+        shutdown.spawn(Keeper::new(app.clone(), asks, unfinished).run());
 
         info!(addr = %http_addr, "HTTP server listens");
         let router = routes::router(app.clone());

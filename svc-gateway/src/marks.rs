@@ -11,7 +11,7 @@ use store::{Lease, Store, StoreError};
 use tokio::time::{Instant, interval_at};
 use tracing::warn;
 
-use crate::{admit::Claim, error::Error};
+use crate::{admit::Claim, error::Error, tus::UploadId};
 
 /// A submission that is stored, as its mark tells.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +105,107 @@ pub(crate) async fn give_back(store: &Store, lease: &Lease, claim: &Claim) {
     if let Err(error) = store.delete_fenced(lease, &nonce_key(claim)).await {
         warn!(%error, "a signature could not be given back, the miner has to sign again");
     }
+}
+
+/// Where a miner's unfinished upload lies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Place {
+    /// The upload.
+    pub(crate) id: UploadId,
+    /// The round that it is for.
+    pub(crate) round: RoundId,
+    /// URL of the gateway that has it; empty where that is not known.
+    pub(crate) url: String,
+}
+
+/// What became of an upload that could be gone on with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum End {
+    /// It is the miner's submission.
+    Stored(Submitted),
+    /// It was refused.
+    Refused {
+        /// Status of the answer.
+        status: u16,
+        /// The stable code.
+        reason: String,
+        /// The same for a person.
+        detail: String,
+    },
+    /// It was not gone on with in time.
+    Expired,
+    /// Its sender ended it.
+    Terminated,
+    /// What had come of it is lost here.
+    Lost,
+}
+
+/// One per miner, and no more: the next upload takes its place.
+fn place_key(hotkey: &Hotkey) -> String {
+    format!("resumable/{hotkey}")
+}
+
+fn sender_key(id: &UploadId) -> String {
+    format!("tus/{}", id.as_str())
+}
+
+fn end_key(id: &UploadId) -> String {
+    format!("tus-end/{}", id.as_str())
+}
+
+/// Notes that the miner's unfinished upload is this one, and none before it.
+pub(crate) async fn put_place(
+    store: &Store,
+    lease: &Lease,
+    hotkey: &Hotkey,
+    place: &Place,
+    ttl: Duration,
+) -> Result<(), Error> {
+    let sender = Bytes::from(hotkey.to_string());
+    store.put_if_absent(&sender_key(&place.id), sender, Some(ttl)).await.map_err(failed)?;
+    let place =
+        serde_json::to_vec(place).map_err(|error| Error::unavailable("write the mark", error))?;
+    store.put_fenced(lease, &place_key(hotkey), Bytes::from(place)).await.map_err(failed)
+}
+
+/// Where the miner's newest unfinished upload lies.
+pub(crate) async fn place(store: &Store, hotkey: &Hotkey) -> Result<Option<Place>, Error> {
+    let place = store.get(&place_key(hotkey)).await.map_err(failed)?;
+    Ok(place.and_then(|place| serde_json::from_slice(&place).ok()))
+}
+
+/// Whose upload this is, or was.
+pub(crate) async fn sender(store: &Store, id: &UploadId) -> Result<Option<Hotkey>, Error> {
+    let sender = store.get(&sender_key(id)).await.map_err(failed)?;
+    Ok(sender.and_then(|sender| std::str::from_utf8(&sender).ok()?.parse().ok()))
+}
+
+/// Notes what became of an upload. The first word counts.
+pub(crate) async fn put_end(
+    store: &Store,
+    id: &UploadId,
+    end: &End,
+    ttl: Duration,
+) -> Result<(), Error> {
+    let end =
+        serde_json::to_vec(end).map_err(|error| Error::unavailable("write the mark", error))?;
+    store.put_if_absent(&end_key(id), Bytes::from(end), Some(ttl)).await.map(drop).map_err(failed)
+}
+
+/// What became of an upload, if it is known.
+pub(crate) async fn end(store: &Store, id: &UploadId) -> Result<Option<End>, Error> {
+    let end = store.get(&end_key(id)).await.map_err(failed)?;
+    Ok(end.and_then(|end| serde_json::from_slice(&end).ok()))
+}
+
+/// The miner's submission in a round, if there is one.
+pub(crate) async fn submission_of(
+    store: &Store,
+    claim: &Claim,
+) -> Result<Option<Submitted>, Error> {
+    let mark = store.get(&submitted_key(claim.round, &claim.hotkey)).await.map_err(failed)?;
+    Ok(mark.and_then(|mark| serde_json::from_slice(&mark).ok()))
 }
 
 /// Takes the right to be the one upload of this miner in this round.

@@ -27,6 +27,22 @@ pub(crate) fn uploads_in_progress(uploads: usize) {
     gauge!("gateway_uploads_in_progress").set(uploads as f64);
 }
 
+/// Uploads by `/files` that are not at their end.
+pub(crate) fn tus_unfinished(uploads: usize) {
+    gauge!("gateway_tus_unfinished").set(uploads as f64);
+}
+
+/// An upload by `/files` came to its end; `how` is `stored`, `refused`, `expired`, `replaced`, `terminated`
+/// or `lost`.
+pub(crate) fn tus_ended(how: &'static str) {
+    counter!("gateway_tus_ended_total", "how" => how).increment(1);
+}
+
+/// Bytes that were read again to go on with an upload.
+pub(crate) fn tus_replayed(bytes: u64) {
+    counter!("gateway_tus_replayed_bytes_total").increment(bytes);
+}
+
 /// A download was begun; `answer` is `whole`, `part`, `not_modified` or `redirect`.
 pub(crate) fn download(slice: String, format: &'static str, answer: &'static str) {
     counter!("gateway_downloads_total", "slice" => slice, "format" => format, "answer" => answer)

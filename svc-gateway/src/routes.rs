@@ -19,7 +19,7 @@ use crate::{
     auth, download,
     error::{Error, Reason},
     http::Peer,
-    metrics, phase, status, upload,
+    metrics, phase, status, tus, upload,
 };
 
 /// The routes of the protocol, section 8, and of the phase API, section 2.
@@ -41,11 +41,15 @@ pub(crate) fn router(app: App) -> Router {
         .route("/model/partial/{name}", get(download::by_name))
         .route("/submit-checkpoint", post(upload::submit))
         .route("/submit", post(upload::submit))
+        .route("/files", post(tus::create).options(tus::options))
+        .route("/files/{id}", get(tus::look).patch(tus::patch).delete(tus::delete))
+        .route("/files/{id}", post(tus::overridden).options(tus::options))
         .fallback(async || Error::NoRoute)
         .method_not_allowed_fallback(async || Error::NoMethod)
         // Bodies have limits of their own, where they are read.
         .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(app.clone(), admit))
+        .layer(from_fn_with_state(app.clone(), tus::speak))
         .layer(from_fn_with_state(app.clone(), observe))
         .with_state(app)
 }

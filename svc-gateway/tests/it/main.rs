@@ -10,4 +10,5 @@ mod process;
 mod refusals;
 mod resume;
 mod s3;
+mod tus;
 mod upload;

@@ -287,6 +287,14 @@ impl World {
         found
     }
 
+    /// Every file below a folder of this world's disk, without locks.
+    pub(crate) fn below(&self, place: &str) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        walk(&self.disk.path().join(place), &mut found);
+        found.retain(|path| path.file_name().is_some_and(|name| name != "lock"));
+        found
+    }
+
     /// Waits until nothing of an upload is left.
     pub(crate) async fn until_no_traces(&self) {
         self.until("no trace is left", || async { self.traces().is_empty() }).await;
