@@ -11,26 +11,38 @@ pub(crate) enum Next {
 
 /// What to do after a refusal. The reason decides; where it is not known, the status.
 pub(crate) fn next(status: u16, reason: &str) -> Next {
-    match reason {
-        "rate_limited"
-        | "busy"
-        | "no_room"
-        | "not_ready"
-        | "stale_view"
-        | "stopping"
-        | "no_checkpoint"
-        | "checking"
-        | "unavailable"
-        | "broken_off"
-        | "too_slow"
-        | "upload_in_progress"
-        | "signature_reused"
-        | "origin_block"
-        | "range_unsatisfiable"
-        | "offset_mismatch"
-        | "checksum_mismatch" => Next::Again,
-        _ => by_status(status, reason),
+    const PASSING: [&str; 19] = [
+        "rate_limited",
+        "busy",
+        "no_room",
+        "not_ready",
+        "stale_view",
+        "stopping",
+        "no_checkpoint",
+        "checking",
+        "unavailable",
+        "broken_off",
+        "too_slow",
+        "upload_in_progress",
+        "signature_reused",
+        "origin_block",
+        "range_unsatisfiable",
+        "offset_mismatch",
+        "checksum_mismatch",
+        "upload_locked",
+        "upload_elsewhere",
+    ];
+    if PASSING.contains(&reason) || is_of_upload(reason) {
+        return Next::Again;
     }
+    by_status(status, reason)
+}
+
+/// Whether the refusal is of one upload and not of the file: another upload may be begun.
+pub(crate) fn is_of_upload(reason: &str) -> bool {
+    const OVER: [&str; 5] =
+        ["no_upload", "upload_expired", "upload_replaced", "upload_terminated", "upload_lost"];
+    OVER.contains(&reason)
 }
 
 fn by_status(status: u16, reason: &str) -> Next {
@@ -91,7 +103,9 @@ pub fn advice(reason: &str) -> &'static str {
             "the connection is too slow for the file; bfloat16 is half as large as float32"
         }
         "already_submitted" => "one submission per miner and round: nothing is left to do",
-        "upload_in_progress" => "another upload of this hotkey is under way: does it run twice?",
+        "upload_in_progress" | "upload_locked" | "upload_replaced" => {
+            "another upload of this hotkey is under way: does it run twice?"
+        }
         "no_slice" => "`connito miner status` lists what the validator serves",
         "no_checkpoint" => "the validator has no model yet: try later, or another validator",
         "rate_limited" | "busy" | "no_room" | "not_ready" | "stale_view" | "stopping"
@@ -132,6 +146,9 @@ mod tests {
             (502, ""),
             (429, "rate_limited"),
             (409, "upload_in_progress"),
+            (410, "upload_expired"),
+            (404, "no_upload"),
+            (409, "offset_mismatch"),
             (423, "upload_in_progress"),
             (403, "signature_reused"),
             (400, "broken_off"),

@@ -48,11 +48,11 @@ pub(crate) async fn refusal(response: Response, silence: Duration) -> Result<Ref
     }
     let status = response.status().as_u16();
     let retry_after = retry_after(response.headers());
+    // The answer to HEAD has no body that could tell it.
+    let reason = header(response.headers(), "x-reason").unwrap_or_default().to_owned();
     let body = body(response, silence).await?;
-    let words = serde_json::from_slice(&body).unwrap_or_else(|_| Words {
-        detail: String::from_utf8_lossy(&body).into_owned(),
-        reason: String::new(),
-    });
+    let words = serde_json::from_slice(&body)
+        .unwrap_or_else(|_| Words { detail: String::from_utf8_lossy(&body).into_owned(), reason });
     let (reason, detail) = (clean(&words.reason), clean(&words.detail));
     Ok(Refusal { status, reason, detail, retry_after })
 }

@@ -10,13 +10,15 @@ use std::{collections::BTreeMap, path::Path};
 use domain::{Hotkey, ModelHash, RoundId, block_message, submission_message};
 use reqwest::{
     Response, Url,
+    header::HeaderMap,
     multipart::{Form, Part},
 };
 use serde::Deserialize;
 use tracing::{debug, info};
 
 use crate::{
-    answer,
+    advice::{Next, is_of_upload},
+    answer::{self, header},
     error::ClientError,
     gateway::{MinerClient, Status},
     note::{self, Purpose},
@@ -24,6 +26,10 @@ use crate::{
     source::Source,
     tus::{self, Offer, Standing},
 };
+
+/// How often an upload is looked for that lies at another gateway, of which no address is known: whoever
+/// distributes requests may hit it. Then another one is begun.
+const MOST_ELSEWHERE: u32 = 2;
 
 /// How a file came to the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,11 +75,20 @@ pub struct Submitted {
 
 /// What a gateway says of a file that it took. Both forms of upload may say it, and neither must.
 #[derive(Debug, Default, Deserialize)]
-struct Stored {
+pub(crate) struct Stored {
     #[serde(default)]
     stored_path: Option<String>,
     #[serde(default)]
     sha256: Option<String>,
+}
+
+impl Stored {
+    /// What an answer says that has no body.
+    pub(crate) fn told_by(headers: &HeaderMap) -> Option<Self> {
+        let text = |name| header(headers, name).map(str::to_owned);
+        let stored_path = Some(text("x-stored-path")?);
+        Some(Self { stored_path, sha256: text("x-content-sha256") })
+    }
 }
 
 /// One submission, from its first try to its last.
@@ -91,6 +106,8 @@ struct Job<'a> {
     reached: u64,
     /// What it had when the first byte was sent.
     resumed_from: Option<u64>,
+    /// How often the upload was said to be at a gateway of which no address is known.
+    elsewhere: u32,
     round: Option<RoundId>,
     /// Whose gateway it is, once it was asked.
     validator: Option<Hotkey>,
@@ -115,12 +132,14 @@ impl MinerClient {
             unsure: false,
             reached: 0,
             resumed_from: None,
+            elsewhere: 0,
             round: None,
             validator: None,
         };
         let mut tries = self.tries();
         loop {
-            let error = match Box::pin(self.try_to_submit(&mut job, &mut tries)).await {
+            let result = Box::pin(self.try_to_submit(&mut job, &mut tries)).await;
+            let error = match result {
                 Ok(submitted) => return Ok(submitted),
                 Err(ClientError::Refused(refusal)) if refusal.is_already_submitted() => {
                     let other = self.stored_another(&job).await;
@@ -131,6 +150,9 @@ impl MinerClient {
                 }
                 Err(error) => error,
             };
+            if error.reason() == "upload_elsewhere" {
+                job.elsewhere += 1;
+            }
             tries.pause(error, self.progress.as_ref()).await?;
         }
     }
@@ -152,18 +174,28 @@ impl MinerClient {
         if let (None, Some(purpose)) = (&job.upload, &purpose) {
             job.upload = note::read(job.path, purpose).await;
         }
+        if job.elsewhere > MOST_ELSEWHERE {
+            // Whoever has it does not come back in time.
+            self.forget(job).await;
+            job.elsewhere = 0;
+        }
         if let Some(url) = job.upload.clone() {
             match self.tus_standing(&url, job.source.bytes).await? {
-                Standing::At(url, offset) if offset < job.source.bytes => {
-                    return self.by_tus(job, &url, offset, tries).await;
+                Standing::At(url, offset) => return self.by_tus(job, &url, offset, tries).await,
+                Standing::Stored(stored) => {
+                    self.forget(job).await;
+                    return Ok(job.submitted(Transport::Earlier, tries, stored));
                 }
-                Standing::At(..) => {}
-                Standing::Over(refusal) => info!(%refusal, "an upload that was begun is over"),
+                Standing::Over(refusal) => {
+                    self.forget(job).await;
+                    // No route: something before the gateway answered, or it speaks tus no more.
+                    if !is_of_upload(&refusal.reason) && refusal.status != 404 {
+                        return Err(ClientError::Refused(refusal));
+                    }
+                    info!(%refusal, "an upload that was begun is over, beginning another one");
+                    job.unsure = true;
+                }
             }
-            // How it ended is not known yet.
-            job.upload = None;
-            job.unsure = true;
-            self.forget(job).await;
         }
         if job.unsure {
             if let Some(stored) = self.stored_this(job).await {
@@ -206,12 +238,16 @@ impl MinerClient {
             let (response, _) = self.tus_append(url, &job.source, offset, tries).await;
             let response = answer::accepted(response?, self.gateway.patience.silence).await;
             let response = match response {
-                Err(error) if !error.is_passing() && error.refusal().is_some() => {
-                    job.upload = None;
-                    self.forget(job).await;
+                Ok(response) => response,
+                Err(error) => {
+                    let refusal = error.refusal();
+                    if refusal.is_some_and(|refusal| {
+                        refusal.next() == Next::Never || is_of_upload(&refusal.reason)
+                    }) {
+                        self.forget(job).await;
+                    }
                     return Err(error);
                 }
-                other => other?,
             };
             let reached = tus::offset(&response).unwrap_or(bytes);
             if reached >= bytes {
@@ -254,6 +290,9 @@ impl MinerClient {
 
     /// What the gateway says of the file; that it is stored, the status has said.
     async fn stored(&self, response: Response) -> Stored {
+        if let Some(stored) = Stored::told_by(response.headers()) {
+            return stored;
+        }
         answer::json(response, self.gateway.patience.silence).await.unwrap_or_default()
     }
 
@@ -284,7 +323,9 @@ impl MinerClient {
         hash.is_some_and(|hash| hash != job.hash)
     }
 
-    async fn forget(&self, job: &Job<'_>) {
+    /// The upload is over.
+    async fn forget(&self, job: &mut Job<'_>) {
+        job.upload = None;
         if let Some(validator) = &job.validator {
             note::forget(job.path, validator).await;
         }

@@ -12,11 +12,13 @@ use reqwest::{
 };
 
 use crate::{
+    advice::{Next, is_of_upload},
     answer::{self, header},
     error::{ClientError, Refusal},
     gateway::MinerClient,
     retry::Tries,
     source::{Moved, Source},
+    submit::Stored,
 };
 
 const VERSION: &str = "1.0.0";
@@ -36,9 +38,11 @@ pub(crate) struct Offer {
 /// Where an upload stands.
 #[derive(Debug)]
 pub(crate) enum Standing {
-    /// So many bytes are there, at this address.
+    /// So many bytes are there, at this address. With the last of them it is not told yet how it ended.
     At(Url, u64),
-    /// It is over, or there never was such an upload.
+    /// The file is the miner's submission.
+    Stored(Stored),
+    /// It ended otherwise, or there never was such an upload.
     Over(Refusal),
 }
 
@@ -101,8 +105,14 @@ impl MinerClient {
             }
             if !response.status().is_success() {
                 let refusal = answer::refusal(response, self.gateway.patience.silence).await?;
-                let error = ClientError::Refused(refusal.clone());
-                return if error.is_passing() { Err(error) } else { Ok(Standing::Over(refusal)) };
+                let over = refusal.next() == Next::Never || is_of_upload(&refusal.reason);
+                return match over {
+                    true => Ok(Standing::Over(self.in_words(&url, refusal).await)),
+                    false => Err(ClientError::Refused(refusal)),
+                };
+            }
+            if let Some(stored) = Stored::told_by(response.headers()) {
+                return Ok(Standing::Stored(stored));
             }
             let number = |name| header(response.headers(), name).and_then(|n| n.parse().ok());
             let offset: Option<u64> = number(OFFSET);
@@ -116,6 +126,17 @@ impl MinerClient {
             };
         }
         Err(ClientError::Strange("sent elsewhere again and again".to_owned()))
+    }
+
+    /// The refusal with what it says to people, where the gateway tells that to who asks by GET.
+    async fn in_words(&self, url: &Url, refusal: Refusal) -> Refusal {
+        let asked = self.gateway.send(self.gateway.http().get(url.clone())).await;
+        let Ok(response) = asked else { return refusal };
+        if response.status().as_u16() != refusal.status {
+            return refusal;
+        }
+        let words = answer::refusal(response, self.gateway.patience.silence).await;
+        words.ok().filter(|words| words.reason == refusal.reason).unwrap_or(refusal)
     }
 
     /// Sends the file from `offset` on. Returns the answer and how much of the file left.

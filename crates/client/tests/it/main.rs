@@ -5,7 +5,9 @@
 #[path = "../../../../svc-gateway/tests/it/common/mod.rs"]
 mod common;
 mod download;
+mod form;
 mod proxy;
 mod scene;
 mod strange;
 mod submit;
+mod tus;
