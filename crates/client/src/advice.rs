@@ -116,6 +116,8 @@ pub fn advice(reason: &str) -> &'static str {
         "corrupt" => "try again; if it stays so, tell the validator's operator",
         "strange_answer" => "is this the address of a validator's gateway?",
         "bad_address" => "give http://host:port or https://host",
+        "unknown_round" => "the round is the first block of a Submission phase that has begun",
+        "not_yours" => "a receipt is for the miner alone: take that miner's wallet",
         "locked" => "wait for the other process, or name another file",
         _ => "",
     }

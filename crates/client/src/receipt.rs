@@ -19,7 +19,7 @@ pub struct Receipt {
 }
 
 /// States in which no file is stored.
-const WITHOUT: [&str; 5] = ["absent", "pending", "receiving", "refused", ""];
+const WITHOUT: [&str; 6] = ["absent", "pending", "receiving", "refused", "not_evaluated", ""];
 
 impl MinerClient {
     /// What became of this miner's submission in `round`.
@@ -54,7 +54,10 @@ impl Receipt {
     /// what is committed, and nothing else.
     #[must_use]
     pub fn has_stored(&self, hash: &ModelHash) -> bool {
-        let stored = !WITHOUT.contains(&self.state.as_str());
+        let stored = match self.whole.get("file") {
+            Some(file) => !file.is_null(),
+            None => !WITHOUT.contains(&self.state.as_str()),
+        };
         let of = self.find("model_hash").and_then(Value::as_str);
         stored && of.is_none_or(|of| of.eq_ignore_ascii_case(&hash.to_hex()))
     }
@@ -83,6 +86,9 @@ mod tests {
             (json!({ "state": "evaluating", "file": { "model_hash": own } }), true),
             (json!({ "state": "scored", "model_hash": other }), false),
             (json!({ "state": "stored", "file": { "model_hash": other } }), false),
+            (json!({ "state": "not_evaluated", "file": { "model_hash": own } }), true),
+            (json!({ "state": "not_evaluated", "file": null }), false),
+            (json!({ "state": "invalid", "file": null }), false),
             (json!({ "state": "refused", "reason": "non_finite" }), false),
             (json!({ "state": "receiving" }), false),
             (json!({ "state": "absent" }), false),

@@ -7,6 +7,7 @@ mod common;
 mod download;
 mod form;
 mod proxy;
+mod receipt;
 mod scene;
 mod strange;
 mod submit;

@@ -244,9 +244,7 @@ pub(crate) fn submission(args: SubmissionArgs) -> anyhow::Result<()> {
             }
         }
         text.push('\n');
-        for field in
-            ["key", "bytes", "received", "length", "sha256", "model_hash", "block", "loss", "score"]
-        {
+        for field in ["receiving", "key", "bytes", "sha256", "model_hash", "loss", "score"] {
             if let Some(value) = receipt.find(field) {
                 let value = value.as_str().map_or_else(|| value.to_string(), plain);
                 text = format!("{text}  {field}: {value}\n");
