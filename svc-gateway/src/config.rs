@@ -29,7 +29,8 @@ pub struct Config {
     #[config(default = "")]
     pub advertised_peer_url: String,
 
-    /// URL at which miners reach this gateway, told by `GET /`; empty: not told.
+    /// URL at which miners reach this gateway, told by `GET /`; empty: not told. Where there are several
+    /// gateways, each should have its own: they lead to the one on which an upload by `/files` lies.
     #[config(default = "")]
     pub advertised_http_url: String,
 

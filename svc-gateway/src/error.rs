@@ -118,7 +118,7 @@ pub(crate) enum Error {
     UploadLocked,
     #[error("there is no such upload")]
     NoUpload,
-    #[error("this upload lies on another gateway, of which no address is known")]
+    #[error("this upload is not here, and no other address is known of the gateway that has it")]
     UploadElsewhere,
     #[error("{}", .why.as_str())]
     UploadGone { why: Gone },
@@ -330,6 +330,9 @@ impl IntoResponse for Error {
             && let Ok(value) = HeaderValue::try_from(format!("bytes */{len}"))
         {
             headers.insert(header::CONTENT_RANGE, value);
+        }
+        if let Self::OffsetMismatch { offset } = self {
+            headers.insert("upload-offset", HeaderValue::from(offset));
         }
         if matches!(self, Self::TokenMissing) {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

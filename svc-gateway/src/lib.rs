@@ -121,8 +121,9 @@ impl Gateway {
         let Self { config, common, http, http_addr, grpc } = self;
         let spool = Spool::open(&common.data_dir.join("spool")).context("open the spool")?;
         let boot = fs::read_to_string(BOOT_ID).context("read the id of the machine's run")?;
-        let (parts, unfinished) = Parts::open(&common.data_dir.join("parts"), boot.trim())
-            .context("open the folder of unfinished uploads")?;
+        let folder = common.data_dir.join("parts");
+        let (parts, unfinished) =
+            Parts::open(&folder, boot.trim()).context("open the folder of unfinished uploads")?;
         let (table, asks) = Table::new(config.max_uploads);
         let store = Store::open(&common.store_url, &common.namespace).context("open the store")?;
         let cache = common.data_dir.join("cache");

@@ -30,6 +30,14 @@ pub(crate) struct Submitted {
     pub(crate) block: u64,
 }
 
+impl Submitted {
+    /// Whether this is of the file that `claim` names.
+    pub(crate) fn is_of(&self, claim: &Claim) -> bool {
+        let name = self.key.rsplit('/').next();
+        self.model_hash == claim.model_hash && name == Some(claim.file_name.as_str())
+    }
+}
+
 impl From<Submitted> for Submission {
     fn from(submitted: Submitted) -> Self {
         Self {
@@ -96,6 +104,14 @@ pub(crate) async fn use_once(store: &Store, claim: &Claim, ttl: Duration) -> Res
         Ok(())
     } else {
         Err(Error::SignatureReused)
+    }
+}
+
+/// Refuses a request whose signature was used, before anything is done for it. [`use_once`] decides.
+pub(crate) async fn check_unused(store: &Store, claim: &Claim) -> Result<(), Error> {
+    match store.get(&nonce_key(claim)).await.map_err(failed)? {
+        None => Ok(()),
+        Some(_) => Err(Error::SignatureReused),
     }
 }
 

@@ -2,14 +2,15 @@
 //!
 //! What can be told before a byte of the file is read is told then, in the order of the other road.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::http::HeaderMap;
 use tokio::task::spawn_blocking;
 use tracing::{Instrument as _, Span, info_span};
 
 use super::{
-    append::{Appending, Came, Sent},
+    append::{Appending, Came},
+    body::Sent,
     headers::{self, Metadata},
     invalid,
     part::UploadId,
@@ -19,6 +20,7 @@ use crate::{
     admit::{self, Claim, Fields, Sender},
     app::App,
     error::Error,
+    intake::Wanted,
     marks::{self, Place},
     refusals, submission,
     turn::Turn,
@@ -43,6 +45,8 @@ pub(super) struct Creating {
     round: Arc<Round>,
     length: u64,
     metadata: Metadata,
+    /// The metadata as it came.
+    said: String,
     /// The first bytes, where they come with it, and the right to take them.
     first: Option<(Appending, Sent)>,
 }
@@ -80,13 +84,15 @@ impl Creating {
         {
             return Err(Error::TooLarge { limit: length });
         }
-        let metadata = headers.get("upload-metadata").map_or(&b""[..], |value| value.as_bytes());
-        let metadata = Metadata::parse(metadata).map_err(invalid("Upload-Metadata"))?;
+        let said = headers.get("upload-metadata").map_or(&b""[..], |value| value.as_bytes());
+        let metadata = Metadata::parse(said).map_err(invalid("Upload-Metadata"))?;
+        // All of it is ASCII.
+        let said = String::from_utf8_lossy(said).into_owned();
         let first = match first {
             Some(sent) => Some((Appending::begin(app)?, sent)),
             None => None,
         };
-        Ok(Self { app: app.clone(), seen, round, length, metadata, first })
+        Ok(Self { app: app.clone(), seen, round, length, metadata, said, first })
     }
 
     /// The span of the work for the round.
@@ -136,6 +142,11 @@ impl Creating {
         let claim = admit::admit(sender, file_name, &self.seen.view, &self.round)?;
         Span::current().record("uid", claim.uid.0);
         let app = self.app.clone();
+        marks::check_unused(&app.store, &claim).await?;
+        // What the length alone tells.
+        let group = self.seen.view.expert_group;
+        let manifest = self.seen.model()?.1;
+        Wanted::new(&app, manifest, group, claim.model_hash, Some(self.length))?.stream()?;
         app.tus.quiet(&claim.hotkey).await?;
         let turn = Turn::take(&app, &claim).await?;
         let work = async {
@@ -166,12 +177,12 @@ impl Creating {
     ) -> Result<(UploadId, Option<Taken>, Came), Error> {
         let id = UploadId::random().map_err(failed)?;
         let making = spawn_blocking({
-            let (app, id, claim, length) =
-                (self.app.clone(), id.clone(), claim.clone(), self.length);
-            move || app.parts.create(id, &claim, length)
+            let (app, id, claim) = (self.app.clone(), id.clone(), claim.clone());
+            let (length, said) = (self.length, self.said);
+            move || app.parts.create(id, &claim, length, said)
         });
         let part = making.await.map_err(failed)?.map_err(failed)?;
-        let looked = Looked { info: part.info.clone(), offset: 0, silent: Default::default() };
+        let looked = Looked::at(&part, Duration::ZERO);
         let taken = self.app.tus.open(part).await?;
         let url = self.app.config.advertised_http_url.clone();
         let place = Place { id: id.clone(), round: claim.round, url };

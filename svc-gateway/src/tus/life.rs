@@ -3,20 +3,28 @@
 use std::time::{Duration, SystemTime};
 
 use domain::{Phase, RoundId};
+use store::Lease;
+use tokio::time::sleep;
+use tracing::{info, warn};
 
 use super::{
     part::{Part, UploadId},
     table::Looked,
 };
 use crate::{
+    admit::Claim,
     app::App,
     error::{Error, Gone},
-    marks::{self, End},
+    marks::{self, End, Place},
+    turn::Turn,
     view::View,
 };
 
 /// Length of a block on the live chain. Only what clients are told of the future depends on it.
 const BLOCK: Duration = Duration::from_secs(12);
+
+/// How often an upload that was taken over is made known, at most.
+const TRIES: u32 = 8;
 
 /// Whether an upload can become nothing any more: every byte has to come in the Submission phase of its
 /// round, or in a request that began in it.
@@ -59,6 +67,52 @@ pub(super) fn expires(app: &App, looked: &Looked) -> Option<String> {
 )]
 fn now() -> SystemTime {
     SystemTime::now()
+}
+
+/// Makes known that an upload lies here; false when the miner has a newer one. The turn is held.
+pub(super) async fn settle_here(
+    app: &App,
+    lease: &Lease,
+    claim: &Claim,
+    id: &UploadId,
+) -> Result<bool, Error> {
+    let url = &app.config.advertised_http_url;
+    match marks::place(&app.store, &claim.hotkey).await? {
+        Some(place) if place.id != *id => return Ok(false),
+        Some(place) if place.url == *url => return Ok(true),
+        // The files went over to this gateway, or the store has lost its memory.
+        Some(_) | None => {}
+    }
+    let place = Place { id: id.clone(), round: claim.round, url: url.clone() };
+    let ttl = app.config.mark_ttl;
+    marks::put_place(&app.store, lease, &claim.hotkey, &place, ttl).await.map(|()| true)
+}
+
+/// Makes known that an upload which a process before this one left lies here now.
+pub(super) async fn take_over(app: App, claim: Claim, id: UploadId) {
+    // The turn of a process that died is free when its lease has run out.
+    for _ in 0..TRIES {
+        let taken = async {
+            let place = marks::place(&app.store, &claim.hotkey).await?;
+            let url = &app.config.advertised_http_url;
+            if place.is_none_or(|place| place.id != id || place.url == *url) {
+                return Ok(true);
+            }
+            let turn = Turn::take(&app, &claim).await?;
+            let settled = settle_here(&app, turn.lease(), &claim, &id).await;
+            turn.end().await;
+            settled
+        };
+        match taken.await {
+            Ok(_) | Err(Error::AlreadySubmitted { .. }) => return,
+            Err(error) => info!(?id, %error, "an upload that was taken over is not known yet"),
+        }
+        tokio::select! {
+            () = sleep(app.config.upload_lease / 2) => {}
+            () = app.shutdown.cancelled() => return,
+        }
+    }
+    warn!(?id, "an upload that was taken over is not known to other gateways");
 }
 
 /// Makes known what became of an upload.

@@ -6,6 +6,7 @@
 //! protocol's extensions: creation, creation-with-upload, expiration, checksum and termination.
 
 mod append;
+mod body;
 mod create;
 mod headers;
 mod life;
@@ -24,7 +25,8 @@ use serde_json::json;
 use tracing::Instrument as _;
 
 use self::{
-    append::{Appending, Came, Sent},
+    append::{Appending, Came, count},
+    body::Sent,
     create::Creating,
     headers::{Checksum, Flaw},
     table::Looked,
@@ -98,6 +100,7 @@ pub(crate) async fn create(State(app): State<App>, request: Request) -> Response
         }
         Err(error) => Err(error),
     };
+    count(&app, result.as_ref().map(|(_, came)| came));
     match result {
         Ok((id, came)) => {
             let mut response = (StatusCode::CREATED, outcome(&app, &came)).into_response();
@@ -105,11 +108,7 @@ pub(crate) async fn create(State(app): State<App>, request: Request) -> Response
             put(response.headers_mut(), "location", url);
             response
         }
-        Err(error) => {
-            app.refused.add();
-            metrics::upload("refused", error.reason());
-            error.into_response()
-        }
+        Err(error) => error.into_response(),
     }
 }
 
@@ -143,11 +142,13 @@ pub(crate) async fn look(
     };
     Ok(match found {
         Found::Here(looked) => {
-            let body = json!({
-                "status": "unfinished", "offset": looked.offset, "length": looked.info.length,
-            });
-            let came = Came::Part(looked);
-            (StatusCode::OK, outcome(&app, &came), Json(body)).into_response()
+            let (offset, length) = (looked.offset, looked.info.length);
+            let status = if offset == length { "verifying" } else { "unfinished" };
+            let body = json!({ "status": status, "offset": offset, "length": length });
+            let metadata = looked.info.metadata.clone();
+            let mut headers = outcome(&app, &Came::Part(looked));
+            put(&mut headers, "upload-metadata", metadata);
+            (StatusCode::OK, headers, Json(body)).into_response()
         }
         Found::Stored(submitted) => {
             let body = json!({
@@ -267,11 +268,9 @@ async fn find(app: &App, id: &UploadId) -> Result<Found, Error> {
     if place.id != *id {
         return Err(Error::UploadGone { why: Gone::Replaced });
     }
-    if place.url.is_empty() {
+    // Gateways that share an address cannot be told apart by it.
+    if place.url.is_empty() || place.url == app.config.advertised_http_url {
         return Err(Error::UploadElsewhere);
-    }
-    if place.url == app.config.advertised_http_url {
-        return Err(Error::UploadGone { why: Gone::Lost });
     }
     let mut response = StatusCode::TEMPORARY_REDIRECT.into_response();
     put(response.headers_mut(), "location", format!("{}/files/{}", place.url, id.as_str()));

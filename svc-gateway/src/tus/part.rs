@@ -18,6 +18,7 @@ use domain::{Hotkey, ModelHash, RoundId, Uid};
 use rand::{TryRngCore as _, rngs::OsRng};
 use serde::{Deserialize, Serialize};
 use tempfile::{NamedTempFile, TempPath};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::admit::Claim;
@@ -94,6 +95,8 @@ pub(crate) struct Info {
     pub(crate) file_name: String,
     /// Digest of the signature of the creation.
     pub(crate) nonce: String,
+    /// `Upload-Metadata` of the creation, to be said back.
+    pub(crate) metadata: String,
     /// The run of the machine in which the bytes were written.
     boot: String,
 }
@@ -121,6 +124,8 @@ pub(crate) struct Part {
     pub(crate) offset: u64,
     /// The verification of just that; gone after a while without a byte.
     pub(crate) stream: Option<Box<Stream>>,
+    /// When its last byte came, or it was made.
+    pub(crate) last: Instant,
     file: File,
     folder: PathBuf,
 }
@@ -145,7 +150,10 @@ impl Part {
     pub(crate) fn append(&mut self, piece: &[u8]) -> io::Result<()> {
         let written = self.file.write_all(piece);
         match written {
-            Ok(()) => self.offset += piece.len() as u64,
+            Ok(()) => {
+                self.offset += piece.len() as u64;
+                self.last = Instant::now();
+            }
             // What the verification has is not what the file has.
             Err(_) => {
                 self.stream = None;
@@ -153,17 +161,6 @@ impl Part {
             }
         }
         written
-    }
-
-    /// A second name of the file, under which it may be moved away: the part itself stays until it is known
-    /// what became of it.
-    pub(crate) fn whole(&self) -> io::Result<TempPath> {
-        let whole = self.path().with_extension("whole");
-        let _ = fs::remove_file(&whole);
-        if fs::hard_link(self.path(), &whole).is_err() {
-            fs::copy(self.path(), &whole)?;
-        }
-        TempPath::try_from_path(whole)
     }
 
     /// Deletes the files.
@@ -175,6 +172,18 @@ impl Part {
             }
         }
     }
+}
+
+/// A second name of a part's file, under which it may be moved away: the part itself stays until it is known
+/// what became of it.
+pub(super) fn whole(part: &Path) -> io::Result<TempPath> {
+    let whole = part.with_extension("whole");
+    // Of a try before this one.
+    let _ = fs::remove_file(&whole);
+    if fs::hard_link(part, &whole).is_err() {
+        fs::copy(part, &whole)?;
+    }
+    TempPath::try_from_path(whole)
 }
 
 /// This process's folders of unfinished uploads.
@@ -225,7 +234,13 @@ impl Parts {
     }
 
     /// Makes the files of an upload that has no byte yet.
-    pub(crate) fn create(&self, id: UploadId, claim: &Claim, length: u64) -> io::Result<Part> {
+    pub(crate) fn create(
+        &self,
+        id: UploadId,
+        claim: &Claim,
+        length: u64,
+        metadata: String,
+    ) -> io::Result<Part> {
         let folder = self.folders.first().ok_or(io::ErrorKind::NotFound)?.clone();
         let info = Info {
             id,
@@ -236,6 +251,7 @@ impl Parts {
             model_hash: claim.model_hash,
             file_name: claim.file_name.clone(),
             nonce: claim.nonce.clone(),
+            metadata,
             boot: self.boot.clone(),
         };
         let file = open_part(&part_path(&folder, &info.id), true)?;
@@ -243,7 +259,7 @@ impl Parts {
         let mut described = NamedTempFile::new_in(&folder)?;
         described.write_all(&serde_json::to_vec(&info)?)?;
         described.persist(info_path(&folder, &info.id))?;
-        Ok(Part { info, offset: 0, stream: None, file, folder })
+        Ok(Part { info, offset: 0, stream: None, last: Instant::now(), file, folder })
     }
 }
 
@@ -309,5 +325,5 @@ fn load_one(folder: &Path, path: &Path, boot: &str) -> io::Result<Part> {
     if offset > info.length {
         return Err(io::Error::other("it is longer than it was to be"));
     }
-    Ok(Part { info, offset, stream: None, file, folder: folder.to_owned() })
+    Ok(Part { info, offset, stream: None, last: Instant::now(), file, folder: folder.to_owned() })
 }

@@ -21,7 +21,7 @@ use tokio::{
         oneshot,
     },
     task::spawn_blocking,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, info_span};
@@ -38,6 +38,8 @@ const TICK: Duration = Duration::from_secs(1);
 const WARM: Duration = Duration::from_secs(5);
 /// After this time an upload whose every byte has come is settled, if no request does.
 const SETTLE: Duration = Duration::from_secs(2);
+/// How long somebody waits for what is lent to come back, before the answer is that it is lent.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Requests to the loop that may wait, beside the ways back.
 const QUEUE: usize = 64;
 
@@ -58,6 +60,12 @@ pub(crate) struct Looked {
     pub(crate) offset: u64,
     /// How long it has been silent.
     pub(crate) silent: Duration,
+}
+
+impl Looked {
+    pub(super) fn at(part: &Part, silent: Duration) -> Self {
+        Self { info: part.info.clone(), offset: part.offset, silent }
+    }
 }
 
 type Lent = oneshot::Sender<Result<Taken, Error>>;
@@ -96,18 +104,21 @@ impl Table {
     }
 
     /// How far an upload is, if it is here. Whoever asks has no hope in a request that is under way: that
-    /// one is ended first, unless it has all its bytes.
+    /// one is ended first, unless it has all its bytes. What it sent may still be read for a while.
     pub(crate) async fn look(&self, id: &UploadId) -> Result<Option<Looked>, Error> {
         let (answer, looked) = oneshot::channel();
         self.ask(Ask::Look { id: id.clone(), answer }).await?;
-        looked.await.map_err(|_| Error::Stopping)
+        let looked = timeout(PATIENCE, looked).await.map_err(|_| Error::UploadLocked)?;
+        looked.map_err(|_| Error::Stopping)
     }
 
     /// Ends a request of this miner that is under way, as it begins anew.
     pub(crate) async fn quiet(&self, hotkey: &Hotkey) -> Result<(), Error> {
         let (answer, looked) = oneshot::channel();
         self.ask(Ask::Quiet { hotkey: hotkey.clone(), answer }).await?;
-        looked.await.map(drop).map_err(|_| Error::Stopping)
+        // The miner's turn decides, not this.
+        let _ = timeout(PATIENCE, looked).await;
+        Ok(())
     }
 
     async fn back(&self) -> Result<OwnedPermit<Ask>, Error> {
@@ -218,7 +229,11 @@ impl Keeper {
     /// Runs until shutdown, and then until everything that is lent came back.
     pub(crate) async fn run(mut self) {
         let shutdown = self.app.shutdown.clone();
-        let mut ticks = interval(TICK.min(self.app.config.tus_idle / 4));
+        for (id, slot) in &self.slots {
+            let (app, id, claim) = (self.app.clone(), id.clone(), slot.info().claim());
+            shutdown.spawn(life::take_over(app, claim, id));
+        }
+        let mut ticks = interval(TICK.min(self.app.config.tus_idle / 4).max(TICK / 100));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let stopping = shutdown.is_cancelled();
@@ -255,7 +270,7 @@ impl Keeper {
                 }
             }
             Ask::Back(part) => {
-                let looked = looked(&part, Duration::ZERO);
+                let looked = Looked::at(&part, part.last.elapsed());
                 let id = part.info.id.clone();
                 let resting = Slot::Resting { part, since: Instant::now() };
                 tell(self.slots.insert(id, resting), &Some(looked));
@@ -309,11 +324,12 @@ impl Keeper {
     fn look(&mut self, id: &UploadId, answer: oneshot::Sender<Option<Looked>>) {
         let now = match self.slots.get_mut(id) {
             None => None,
-            Some(Slot::Resting { part, since }) => Some(looked(part, since.elapsed())),
+            Some(Slot::Resting { part, .. }) => Some(Looked::at(part, part.last.elapsed())),
             Some(Slot::Lent { info, watch, waiting }) => {
                 let offset = watch.offset.load(Ordering::Relaxed);
                 if offset < info.length {
                     watch.stop.cancel();
+                    waiting.retain(|answer| !answer.is_closed());
                     return waiting.push(answer);
                 }
                 Some(Looked { info: info.clone(), offset, silent: Duration::ZERO })
@@ -329,14 +345,14 @@ impl Keeper {
         let mut expired = Vec::new();
         for (id, slot) in &mut self.slots {
             let Slot::Resting { part, since } = slot else { continue };
-            let silent = since.elapsed();
-            if silent >= WARM {
+            let (resting, silent) = (since.elapsed(), part.last.elapsed());
+            if resting >= WARM {
                 part.stream = None;
             }
             let over = seen.as_ref().is_some_and(|seen| life::is_over(&seen.view, part));
             if over || (silent >= idle && !part.is_whole()) {
                 expired.push(id.clone());
-            } else if part.is_whole() && silent >= SETTLE && seen.is_some() {
+            } else if part.is_whole() && resting >= SETTLE && seen.is_some() {
                 let (app, id) = (self.app.clone(), id.clone());
                 self.app.shutdown.spawn(async move { append::settle(app, id).await });
             }
@@ -363,10 +379,6 @@ impl Keeper {
     fn delete(&self, part: Part) {
         self.app.shutdown.spawn(async move { spawn_blocking(move || part.delete()).await });
     }
-}
-
-fn looked(part: &Part, silent: Duration) -> Looked {
-    Looked { info: part.info.clone(), offset: part.offset, silent }
 }
 
 /// Tells those who wait for what was lent.

@@ -88,8 +88,18 @@ impl World {
 
     /// Starts a gateway in this world with a data folder of its own.
     pub(crate) async fn gateway(&self, data: &str, config: Config) -> (String, SocketAddr) {
-        let any = ([127, 0, 0, 1], 0).into();
-        let config = Config { http_addr: any, grpc_addr: any, ..config };
+        self.gateway_at(data, ([127, 0, 0, 1], 0).into(), config).await
+    }
+
+    /// The same on this address.
+    pub(crate) async fn gateway_at(
+        &self,
+        data: &str,
+        http_addr: SocketAddr,
+        config: Config,
+    ) -> (String, SocketAddr) {
+        let grpc_addr = ([127, 0, 0, 1], 0).into();
+        let config = Config { http_addr, grpc_addr, ..config };
         let common = Common {
             store_url: self.store_url.clone(),
             artifacts_url: format!("file:{}", self.disk.path().join("artifacts").display()),

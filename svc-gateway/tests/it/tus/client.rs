@@ -2,6 +2,7 @@
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use reqwest::{Method, RequestBuilder, Response};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use crate::common::{Miner, World, name_of};
 
@@ -48,6 +49,33 @@ impl World {
             .body(bytes.to_vec())
     }
 
+    /// Opens a connection, and sends the head of a request that is to append `length` bytes.
+    pub(super) async fn begin_append(&self, path: &str, offset: usize, length: usize) -> TcpStream {
+        let addr = self.url.strip_prefix("http://").unwrap();
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        let head = format!(
+            "PATCH {path} HTTP/1.1\r\nHost: gateway\r\nTus-Resumable: 1.0.0\r\n\
+             Content-Type: application/offset+octet-stream\r\nUpload-Offset: {offset}\r\n\
+             Content-Length: {length}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    }
+
+    /// The same with the first bytes, once the gateway has begun to take them.
+    pub(super) async fn stalled_append(&self, path: &str, length: usize, sent: &[u8]) -> TcpStream {
+        let mut stream = self.begin_append(path, 0, length).await;
+        stream.write_all(sent).await.unwrap();
+        self.until("bytes have come", || async {
+            let parts = self.parts();
+            parts
+                .iter()
+                .any(|part| std::fs::metadata(part).is_ok_and(|m| is_part(part) && m.len() > 0))
+        })
+        .await;
+        stream
+    }
+
     /// How much has come.
     pub(super) async fn offset(&self, path: &str) -> usize {
         let response = self.tus("HEAD", path).send().await.unwrap();
@@ -65,4 +93,8 @@ impl World {
 
 pub(super) fn header(response: &Response, name: &str) -> Option<String> {
     Some(response.headers().get(name)?.to_str().unwrap().to_owned())
+}
+
+fn is_part(path: &std::path::Path) -> bool {
+    path.extension().is_some_and(|end| end == "part")
 }

@@ -1,0 +1,121 @@
+//! The body of a request that appends, on its way to the part: in pieces, in time, and no longer than may be.
+//!
+//! What has a checksum is held in a temporary file until it is known to fit: nothing of a body that does not
+//! comes near the part or its verification.
+
+use std::{pin::Pin, time::Duration};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use tokio::{
+    fs,
+    io::{AsyncSeekExt as _, AsyncWriteExt as _},
+    task::spawn_blocking,
+    time::timeout,
+};
+use tokio_util::io::ReaderStream;
+
+use super::{
+    headers::Checksum,
+    table::{Taken, Watch},
+};
+use crate::{app::App, error::Error, intake::Intake, metrics};
+
+/// Longest body that is held against a checksum.
+pub(super) const MAX_CHECKED: u64 = 64 << 20;
+/// Bytes of a held body that are handed on at a time.
+const PIECE: usize = 256 << 10;
+
+/// The body of a request.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) body: Body,
+    /// Its length, where it is told.
+    pub(super) length: Option<u64>,
+    /// What it must hash to.
+    pub(super) checksum: Option<Checksum>,
+}
+
+/// A body in pieces.
+pub(super) type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;
+
+/// What was sent: as it comes, or, where it has a checksum, once all of it has come and fits.
+pub(super) async fn pieces(app: &App, sent: Sent, room: u64) -> Result<Pieces, Error> {
+    let body = sent.body.into_data_stream();
+    let body = body.map_err(|error| Error::BrokenOff { why: error.to_string() }).boxed();
+    let Some(checksum) = sent.checksum else { return Ok(body) };
+    let limit = room.min(MAX_CHECKED);
+    if sent.length.is_some_and(|length| length > limit) {
+        return Err(Error::TooLarge { limit });
+    }
+    hold(app, body, checksum, limit).await
+}
+
+async fn hold(
+    app: &App,
+    mut body: Pieces,
+    checksum: Checksum,
+    limit: u64,
+) -> Result<Pieces, Error> {
+    let spool = app.clone();
+    let file = spawn_blocking(move || spool.spool.file()).await.map_err(failed)?;
+    let (file, path) = file.map_err(failed)?.into_parts();
+    let mut file = fs::File::from_std(file);
+    let (mut checking, mut length) = (checksum.begin(), 0);
+    while let Some(piece) = moving(app.config.idle_timeout, body.next()).await? {
+        length += piece.len() as u64;
+        if length > limit {
+            return Err(Error::TooLarge { limit });
+        }
+        checking.update(&piece);
+        file.write_all(&piece).await.map_err(failed)?;
+    }
+    if !checking.fits() {
+        return Err(Error::ChecksumMismatch);
+    }
+    file.rewind().await.map_err(failed)?;
+    // The name may go: the open file stays until it is read.
+    drop(path);
+    Ok(ReaderStream::with_capacity(file, PIECE).map_err(failed).boxed())
+}
+
+/// Hands on what is sent, until nothing more comes or nothing more is taken: then the worker says why.
+/// `length` is that of the whole upload, of which `room` is still to come.
+pub(super) async fn feed(
+    app: &App,
+    intake: &Intake<Taken>,
+    watch: &Watch,
+    mut pieces: Pieces,
+    room: u64,
+    length: u64,
+) -> Result<(), Error> {
+    let mut left = room;
+    loop {
+        let piece = tokio::select! {
+            piece = moving(app.config.idle_timeout, pieces.next()) => piece?,
+            () = watch.told_to_stop() => {
+                return Err(Error::BrokenOff { why: "its sender asked anew".to_owned() });
+            }
+            () = app.shutdown.cancelled() => return Err(Error::Stopping),
+        };
+        let Some(piece) = piece else { return Ok(()) };
+        left = left.checked_sub(piece.len() as u64).ok_or(Error::TooLarge { limit: length })?;
+        metrics::upload_bytes(piece.len() as u64);
+        if !intake.feed(piece).await {
+            return Ok(());
+        }
+    }
+}
+
+/// Waits for the client, but not for long.
+async fn moving<T>(
+    idle: Duration,
+    next: impl Future<Output = Option<Result<T, Error>>>,
+) -> Result<Option<T>, Error> {
+    timeout(idle, next).await.map_err(|_| Error::TooSlow { limit: idle })?.transpose()
+}
+
+fn failed(why: impl std::fmt::Display) -> Error {
+    Error::unavailable("hold the body", why)
+}
