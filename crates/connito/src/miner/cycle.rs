@@ -279,11 +279,10 @@ impl Miner {
             // The gateway opens a block or two after the phase begins.
             let early = matches!(error.reason(), "not_submission_phase" | "uploads_closed");
             if !early {
-                let what = match &error {
-                    ClientError::Refused(refusal) => {
-                        format!("refused by {}: {}", door.name, refusal.reason)
-                    }
-                    other => format!("could not submit to {}: {other}", door.name),
+                let what = if let ClientError::Refused(refusal) = &error {
+                    format!("refused by {}: {}", door.name, refusal.reason)
+                } else {
+                    format!("could not submit to {}: {error}", door.name)
                 };
                 // The other validators get it all the same.
                 self.voice.say(cycle, what);
