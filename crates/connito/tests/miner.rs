@@ -1,7 +1,7 @@
 //! `connito miner …` as a miner calls it: the program, its options, its wallet, and a real gateway.
 #![cfg(test)]
 
-#[expect(dead_code, reason = "the gateway's own tests use the rest of it")]
+#[expect(dead_code, unused_imports, reason = "the gateway's own tests use the rest of it")]
 #[path = "../../../svc-gateway/tests/it/common/mod.rs"]
 mod common;
 #[expect(dead_code, reason = "the client's own tests use the rest of it")]
