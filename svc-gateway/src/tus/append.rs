@@ -20,7 +20,7 @@ use super::{
     body::{Sent, feed, pieces},
     life,
     part::{self, UploadId},
-    table::{Looked, Taken},
+    table::{Looked, Taken, Watch},
 };
 use crate::{
     admit::Claim,
@@ -67,7 +67,26 @@ pub(super) struct Appending {
     pub(super) seen: Arc<Seen>,
     manifest: Arc<Manifest>,
     deadline: Instant,
+}
+
+/// One of the uploads at a time.
+struct Slot<'a> {
+    app: &'a App,
     _permit: OwnedSemaphorePermit,
+}
+
+impl<'a> Slot<'a> {
+    fn take(app: &'a App) -> Result<Self, Error> {
+        let permit = app.uploads.take()?;
+        metrics::uploads_in_progress(app.uploads.taken());
+        Ok(Self { app, _permit: permit })
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        metrics::uploads_in_progress(self.app.uploads.taken().saturating_sub(1));
+    }
 }
 
 impl Appending {
@@ -78,16 +97,14 @@ impl Appending {
         }
         let seen = app.latest.fresh()?;
         let manifest = Arc::clone(seen.model()?.1);
-        let permit = app.uploads.take()?;
-        metrics::uploads_in_progress(app.uploads.taken());
         let deadline = Instant::now() + app.config.upload_timeout;
-        Ok(Self { app: app.clone(), seen, manifest, deadline, _permit: permit })
+        Ok(Self { app: app.clone(), seen, manifest, deadline })
     }
 
     /// The span of the work for the upload's round.
     pub(super) fn span(&self, name: &'static str) -> Span {
         let span = info_span!(
-            "tus",
+            "upload",
             how = name,
             round = Empty,
             hotkey = Empty,
@@ -185,6 +202,10 @@ impl Appending {
         lease: &Lease,
         sent: Sent,
     ) -> Worked {
+        let _slot = match Slot::take(&self.app) {
+            Ok(slot) => slot,
+            Err(error) => return (Some(taken), Err(error)),
+        };
         let group = self.seen.view.expert_group;
         let begun = match taken.part() {
             Ok(part) => {
@@ -198,15 +219,15 @@ impl Appending {
             Ok(begun) => begun,
             Err(error) => return (Some(taken), Err(error)),
         };
-        let pieces = match self.in_time(pieces(&self.app, sent, room)).await {
+        let (watch, limits) = (taken.watch(), wanted.limits);
+        let pieces = match self.unless_stopped(&watch, pieces(&self.app, sent, room)).await {
             Ok(pieces) => pieces,
             Err(error) => return (Some(taken), Err(error)),
         };
-        let (watch, limits) = (taken.watch(), wanted.limits);
         let app = self.app.clone();
         let intake = Intake::into_sink(taken, limits, move |taken| resume(&app, taken, &wanted));
-        let feeding = feed(&self.app, &intake, &watch, pieces, room, length);
-        let fed = self.in_time(feeding).await;
+        let feeding = feed(self.app.config.idle_timeout, &intake, pieces, room, length);
+        let fed = self.unless_stopped(&watch, feeding).await;
         let Paused { sink: mut taken, stream } = match intake.pause().await {
             Ok(paused) => paused,
             Err(error) => return (None, Err(error)),
@@ -266,8 +287,7 @@ impl Appending {
             self.end(taken, &End::Lost, "lost").await;
             return (None, Err(error));
         }
-        let ours = error.status() == StatusCode::SERVICE_UNAVAILABLE;
-        if ours || error.is_transport() {
+        if is_ours(&error) {
             return (Some(taken), Err(error));
         }
         self.refuse(taken, error).await
@@ -304,17 +324,27 @@ impl Appending {
         }
     }
 
-    async fn in_time<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        timeout_at(self.deadline, work)
-            .await
-            .map_err(|_| Error::TooSlow { limit: self.app.config.upload_timeout })?
+    /// Takes bytes, for as long as that may last and somebody wants it.
+    async fn unless_stopped<T>(
+        &self,
+        watch: &Watch,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        tokio::select! {
+            done = timeout_at(self.deadline, work) => {
+                done.map_err(|_| Error::TooSlow { limit: self.app.config.upload_timeout })?
+            }
+            () = watch.told_to_stop() => {
+                Err(Error::BrokenOff { why: "its sender asked anew".to_owned() })
+            }
+            () = self.app.shutdown.cancelled() => Err(Error::Stopping),
+        }
     }
 }
 
-impl Drop for Appending {
-    fn drop(&mut self) {
-        metrics::uploads_in_progress(self.app.uploads.taken().saturating_sub(1));
-    }
+/// Whether neither the file nor its sender is to blame: the same may be tried again.
+pub(super) fn is_ours(error: &Error) -> bool {
+    error.is_transport() || error.status() == StatusCode::SERVICE_UNAVAILABLE
 }
 
 /// The verification of what has come: the one that was kept, or a new one that reads it again.

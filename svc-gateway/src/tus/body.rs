@@ -16,10 +16,7 @@ use tokio::{
 };
 use tokio_util::io::ReaderStream;
 
-use super::{
-    headers::Checksum,
-    table::{Taken, Watch},
-};
+use super::{headers::Checksum, table::Taken};
 use crate::{app::App, error::Error, intake::Intake, metrics};
 
 /// Longest body that is held against a checksum.
@@ -83,29 +80,21 @@ async fn hold(
 /// Hands on what is sent, until nothing more comes or nothing more is taken: then the worker says why.
 /// `length` is that of the whole upload, of which `room` is still to come.
 pub(super) async fn feed(
-    app: &App,
+    idle: Duration,
     intake: &Intake<Taken>,
-    watch: &Watch,
     mut pieces: Pieces,
     room: u64,
     length: u64,
 ) -> Result<(), Error> {
     let mut left = room;
-    loop {
-        let piece = tokio::select! {
-            piece = moving(app.config.idle_timeout, pieces.next()) => piece?,
-            () = watch.told_to_stop() => {
-                return Err(Error::BrokenOff { why: "its sender asked anew".to_owned() });
-            }
-            () = app.shutdown.cancelled() => return Err(Error::Stopping),
-        };
-        let Some(piece) = piece else { return Ok(()) };
+    while let Some(piece) = moving(idle, pieces.next()).await? {
         left = left.checked_sub(piece.len() as u64).ok_or(Error::TooLarge { limit: length })?;
         metrics::upload_bytes(piece.len() as u64);
         if !intake.feed(piece).await {
-            return Ok(());
+            break;
         }
     }
+    Ok(())
 }
 
 /// Waits for the client, but not for long.

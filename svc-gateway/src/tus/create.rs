@@ -9,10 +9,10 @@ use tokio::task::spawn_blocking;
 use tracing::{Instrument as _, Span, info_span};
 
 use super::{
-    append::{Appending, Came},
+    append::{Appending, Came, is_ours},
     body::Sent,
     headers::{self, Metadata},
-    invalid,
+    invalid, life,
     part::UploadId,
     table::{Looked, Taken},
 };
@@ -47,7 +47,7 @@ pub(super) struct Creating {
     metadata: Metadata,
     /// The metadata as it came.
     said: String,
-    /// The first bytes, where they come with it, and the right to take them.
+    /// The first bytes, where they come with it, and what takes them.
     first: Option<(Appending, Sent)>,
 }
 
@@ -99,8 +99,14 @@ impl Creating {
     pub(super) fn span(&self) -> Span {
         let empty = tracing::field::Empty;
         let round = self.round.id;
-        let span =
-            info_span!("tus", how = "create", %round, hotkey = empty, uid = empty, reason = empty);
+        let span = info_span!(
+            "upload",
+            how = "create",
+            %round,
+            hotkey = empty,
+            uid = empty,
+            reason = empty
+        );
         kit::trace::attach(&span, &self.round.traceparent);
         span
     }
@@ -152,9 +158,10 @@ impl Creating {
         let work = async {
             marks::use_once(&app.store, &claim, app.config.mark_ttl).await?;
             let made = Box::pin(self.made(&claim, turn.lease())).await;
-            if made.as_ref().is_err_and(|error| {
-                error.is_transport() || matches!(error, Error::ChecksumMismatch)
-            }) {
+            if made
+                .as_ref()
+                .is_err_and(|error| is_ours(error) || matches!(error, Error::ChecksumMismatch))
+            {
                 marks::give_back(&app.store, turn.lease(), &claim).await;
             }
             made
@@ -184,7 +191,7 @@ impl Creating {
         let part = making.await.map_err(failed)?.map_err(failed)?;
         let looked = Looked::at(&part, Duration::ZERO);
         let taken = self.app.tus.open(part).await?;
-        let url = self.app.config.advertised_http_url.clone();
+        let url = life::home(&self.app).to_owned();
         let place = Place { id: id.clone(), round: claim.round, url };
         let ttl = self.app.config.mark_ttl;
         if let Err(error) =

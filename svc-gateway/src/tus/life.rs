@@ -69,6 +69,11 @@ fn now() -> SystemTime {
     SystemTime::now()
 }
 
+/// URL of this gateway, to which a path may be added; empty where none is known.
+pub(super) fn home(app: &App) -> &str {
+    app.config.advertised_http_url.trim_end_matches('/')
+}
+
 /// Makes known that an upload lies here; false when the miner has a newer one. The turn is held.
 pub(super) async fn settle_here(
     app: &App,
@@ -76,14 +81,14 @@ pub(super) async fn settle_here(
     claim: &Claim,
     id: &UploadId,
 ) -> Result<bool, Error> {
-    let url = &app.config.advertised_http_url;
+    let url = home(app);
     match marks::place(&app.store, &claim.hotkey).await? {
         Some(place) if place.id != *id => return Ok(false),
-        Some(place) if place.url == *url => return Ok(true),
+        Some(place) if place.url == url => return Ok(true),
         // The files went over to this gateway, or the store has lost its memory.
         Some(_) | None => {}
     }
-    let place = Place { id: id.clone(), round: claim.round, url: url.clone() };
+    let place = Place { id: id.clone(), round: claim.round, url: url.to_owned() };
     let ttl = app.config.mark_ttl;
     marks::put_place(&app.store, lease, &claim.hotkey, &place, ttl).await.map(|()| true)
 }
@@ -94,8 +99,7 @@ pub(super) async fn take_over(app: App, claim: Claim, id: UploadId) {
     for _ in 0..TRIES {
         let taken = async {
             let place = marks::place(&app.store, &claim.hotkey).await?;
-            let url = &app.config.advertised_http_url;
-            if place.is_none_or(|place| place.id != id || place.url == *url) {
+            if place.is_none_or(|place| place.id != id || place.url == home(&app)) {
                 return Ok(true);
             }
             let turn = Turn::take(&app, &claim).await?;

@@ -104,7 +104,7 @@ pub(crate) async fn create(State(app): State<App>, request: Request) -> Response
     match result {
         Ok((id, came)) => {
             let mut response = (StatusCode::CREATED, outcome(&app, &came)).into_response();
-            let url = format!("{}/files/{}", app.config.advertised_http_url, id.as_str());
+            let url = format!("{}/files/{}", life::home(&app), id.as_str());
             put(response.headers_mut(), "location", url);
             response
         }
@@ -269,7 +269,7 @@ async fn find(app: &App, id: &UploadId) -> Result<Found, Error> {
         return Err(Error::UploadGone { why: Gone::Replaced });
     }
     // Gateways that share an address cannot be told apart by it.
-    if place.url.is_empty() || place.url == app.config.advertised_http_url {
+    if place.url.is_empty() || place.url == life::home(app) {
         return Err(Error::UploadElsewhere);
     }
     let mut response = StatusCode::TEMPORARY_REDIRECT.into_response();

@@ -327,3 +327,6 @@ fn load_one(folder: &Path, path: &Path, boot: &str) -> io::Result<Part> {
     }
     Ok(Part { info, offset, stream: None, last: Instant::now(), file, folder: folder.to_owned() })
 }
+
+#[cfg(test)]
+mod tests;

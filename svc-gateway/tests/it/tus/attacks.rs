@@ -117,7 +117,18 @@ async fn whoever_asks_where_to_go_on_ends_the_request_that_is_lost_on_the_way() 
     assert!(offset > 0 && offset <= half.len());
     let response = world.append(&path, offset, &content[offset..]).send().await.unwrap();
     assert_eq!(response.status(), 204);
-    // The same for a sender that begins anew.
+    // The same for a body that is held until its checksum is known to fit.
+    let miner = Miner::new(3, "miner2_g0.pt");
+    let world = World::new(&[&miner]).await;
+    let content = std::fs::read(&miner.file).unwrap();
+    let path = world.create(&miner).await;
+    let checksum = "\r\nUpload-Checksum: sha1 Kq5sNclPz7QV2+lfQIuc6R7oRu0=";
+    let mut dead = world.begin_append(&format!("{path} HTTP/1.1{checksum}\r\nX:"), 0, 9000).await;
+    dead.write_all(&content[..5000]).await.unwrap();
+    world.until("it is under way", || async { world.uploads().await == 1 }).await;
+    assert_eq!(world.offset(&path).await, 0);
+    assert_eq!(world.append(&path, 0, &content).send().await.unwrap().status(), 204);
+    // And for a sender that begins anew.
     let miner = Miner::new(2, "miner1_g0.pt");
     let world = World::new(&[&miner]).await;
     let content = std::fs::read(&miner.file).unwrap();

@@ -196,8 +196,15 @@ async fn a_hotkey_that_creates_too_often_is_429_and_a_full_gateway_is_503() {
     world.create(&miners[0]).await;
     let often = world.creation(&miners[0], 1000).send().await.unwrap();
     assert_refused(often, 429, "rate_limited").await;
-    world.create(&miners[1]).await;
-    let full = world.creation(&miners[2], 1000).send().await.unwrap();
-    assert_refused(full, 503, "busy").await;
+    let other = world.create(&miners[1]).await;
+    let said = metadata(&world.fields(&miners[2]), "m.pt");
+    let third = || {
+        let creation = world.tus("POST", "/files").header("Upload-Length", 1000);
+        creation.header("Upload-Metadata", &said).send()
+    };
+    assert_refused(third().await.unwrap(), 503, "busy").await;
     world.until("the parts of two are left", || async { world.parts().len() == 4 }).await;
+    // It has cost nobody a signature.
+    assert_eq!(world.tus("DELETE", &other).send().await.unwrap().status(), 204);
+    assert_eq!(third().await.unwrap().status(), 201);
 }

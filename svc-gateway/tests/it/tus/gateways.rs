@@ -23,7 +23,7 @@ async fn a_gateway_leads_to_the_one_that_has_the_upload_where_it_knows_its_addre
     let world = World::new(&[&miner]).await;
     let content = content(&miner);
     let first = unused_addr().unwrap();
-    let config = Config { advertised_http_url: format!("http://{first}"), ..Config::default() };
+    let config = Config { advertised_http_url: format!("http://{first}/"), ..Config::default() };
     let (owner, _) = world.gateway_at("data2", first, config).await;
     until_serves(&world, &owner).await;
     let creation = world.creation(&miner, content.len()).build().unwrap();
