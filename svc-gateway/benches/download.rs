@@ -6,7 +6,7 @@
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark is for reading")]
 
-#[expect(dead_code, unused_imports, reason = "the tests use the rest")]
+#[expect(dead_code, reason = "the tests use the rest")]
 #[path = "../tests/it/common/mod.rs"]
 mod common;
 
