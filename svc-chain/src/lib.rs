@@ -60,7 +60,7 @@ pub use crate::{
     config::{Config, ConfigError, Follow, OnDisagreement},
     keys::{SigningKey, verify},
     networks::Network,
-    wallet::{WalletError, hotkey_file, load as load_wallet},
+    wallet::{WalletError, hotkey_file},
     weights::Preference,
 };
 
@@ -76,6 +76,16 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::fro
 pub async fn run(config: Config, common: Common, shutdown: Shutdown) -> anyhow::Result<()> {
     let store = Store::open(&common.store_url, &common.namespace).context("open the store")?;
     Service::start(config, &common, store, shutdown).await?.serve().await
+}
+
+/// Opens the wallet that the configuration names. An encrypted one takes seconds, and a person at the terminal
+/// is asked for its password where none is configured: not for an async thread.
+///
+/// # Errors
+///
+/// When the wallet gives no key, or the password's file cannot be read.
+pub fn open_wallet(config: &Config) -> anyhow::Result<SigningKey> {
+    wallet::open(config, wallet::ask)
 }
 
 /// The service, bound and not serving yet.
@@ -111,7 +121,7 @@ impl Service {
     ) -> anyhow::Result<Self> {
         config.check()?;
         let schedule = schedule(common)?;
-        let key = Arc::new(open_wallet(config.clone()).await?);
+        let key = Arc::new(open_wallet_apart(config.clone()).await?);
         info!(hotkey = %key.hotkey(), netuid = config.netuid, "holds the hotkey");
         let degradations = Degradations::default();
         let runtime = Runtime::new(degradations.clone());
@@ -282,9 +292,7 @@ async fn connect(
     }
 }
 
-/// Opens the wallet of the configuration, away from the async threads: an encrypted one takes
-/// seconds, and a person may have to type its password.
-async fn open_wallet(config: Config) -> anyhow::Result<SigningKey> {
-    let open = move || wallet::open(&config, wallet::ask);
-    tokio::task::spawn_blocking(open).await.context("open the wallet")?
+/// The same away from the async threads.
+async fn open_wallet_apart(config: Config) -> anyhow::Result<SigningKey> {
+    tokio::task::spawn_blocking(move || open_wallet(&config)).await.context("open the wallet")?
 }

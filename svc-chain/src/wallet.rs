@@ -76,7 +76,10 @@ pub fn hotkey_file(wallets: &Path, coldkey: &str, hotkey: &str, home: Option<&Pa
 
 /// Reads the hotkey from a wallet file. An encrypted one takes seconds and 512 MiB: not for an
 /// async thread.
-pub fn load(path: &Path, password: Option<&SecretString>) -> Result<SigningKey, WalletError> {
+pub(crate) fn load(
+    path: &Path,
+    password: Option<&SecretString>,
+) -> Result<SigningKey, WalletError> {
     let unreadable = |why: String| WalletError::Unreadable { path: path.to_owned(), why };
     let length = std::fs::metadata(path).map_err(|error| unreadable(error.to_string()))?.len();
     if length > MAX_BYTES as u64 {

@@ -6,12 +6,9 @@
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark is for reading")]
 
-#[expect(dead_code, unused_imports, reason = "the tests use the rest")]
+#[expect(dead_code, reason = "the tests use the rest")]
 #[path = "../tests/it/common/mod.rs"]
 mod common;
-#[expect(dead_code, unreachable_pub, reason = "the tests use the rest")]
-#[path = "../../crates/connito/src/miner/client.rs"]
-mod miner_client;
 
 use std::{
     io::{Read as _, Write as _},

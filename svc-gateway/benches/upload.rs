@@ -21,9 +21,6 @@
 #[expect(dead_code, unused_imports, reason = "the tests use the rest")]
 #[path = "../tests/it/common/mod.rs"]
 mod common;
-#[expect(dead_code, unreachable_pub, reason = "the tests use the rest")]
-#[path = "../../crates/connito/src/miner/client.rs"]
-mod miner_client;
 
 use std::{
     collections::BTreeMap,

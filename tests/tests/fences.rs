@@ -64,6 +64,7 @@ fn shared_crates_stand_on_the_domain_and_not_on_services() {
     for package in [
         "domain",
         "checkpoint",
+        "client",
         "data",
         "drand",
         "model",
@@ -78,6 +79,14 @@ fn shared_crates_stand_on_the_domain_and_not_on_services() {
             .filter(|name| name.starts_with("svc-") || *name == "connito")
             .collect();
         assert!(up.is_empty(), "{package} depends on {up:?}");
+    }
+}
+
+#[test]
+fn the_miners_client_knows_no_service_kit_and_no_heavy_crate() {
+    let client = &dependencies()["client"];
+    for heavy in ["kit", "model", "proto", "store", "tonic", "subxt", "tch", "indicatif"] {
+        assert!(!client.iter().any(|name| name == heavy), "client depends on {heavy}");
     }
 }
 

@@ -20,8 +20,9 @@ enum Command {
     Up(up::Args),
     /// Run a whole subnet on this machine and watch it learn
     Demo(Box<demo::Args>),
-    /// Run one miner against the validators of a chain
-    Miner(Box<miner::Args>),
+    /// Be a miner: all by itself, or one thing after another by hand
+    #[command(subcommand)]
+    Miner(miner::Command),
     /// Run the development chain alone
     Devchain(devchain::Args),
     /// Configuration files
@@ -52,7 +53,7 @@ pub(crate) fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Up(args) => up::main(&args),
         Command::Demo(args) => demo::main(&args),
-        Command::Miner(args) => miner::main(*args),
+        Command::Miner(command) => miner::main(command),
         Command::Devchain(args) => devchain(args),
         Command::Config(command) => config::main(&command),
         Command::Model(command) => models::main(&command),

@@ -1,7 +1,6 @@
 //! The gateway over real HTTP, between a fake scheduler and a folder of artifacts.
 #![cfg(test)]
 
-mod client;
 mod common;
 mod connections;
 mod crowd;
@@ -9,9 +8,6 @@ mod download;
 mod faults;
 mod hostile;
 mod hub;
-#[expect(unreachable_pub, reason = "the client is public in its own crate")]
-#[path = "../../../crates/connito/src/miner/client.rs"]
-mod miner_client;
 mod openapi;
 mod phase;
 mod process;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use checkpoint::{Format, Limits, SliceId};
+use client::MinerClient;
 use devchain::Included;
 use domain::{ExpertGroup, Phase, ValidatorCommitment};
 use schnorrkel::signing_context;
@@ -14,7 +15,6 @@ use super::{
     subnet::Subnet,
     watch::Closed,
 };
-use crate::miner::client::MinerClient;
 
 /// Makes the report of the first `cycles` cycles, and checks it.
 pub async fn check(

@@ -1,4 +1,5 @@
-//! `connito miner`: one miner, on any chain, with a chain service of its own in this process.
+//! `connito miner`: what a miner does by hand, and one that does it all by itself, on any chain, with a chain
+//! service of its own in this process.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -9,9 +10,33 @@ use kit::Common;
 use model::{Device, train::TrainOptions};
 use sha2::{Digest as _, Sha256};
 
-use super::{Behaviour, Chain, MinerConfig, Voice};
+use super::{Behaviour, Chain, MinerConfig, Voice, errands};
 
-/// Arguments of `connito miner`.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Train, commit and submit in every cycle, until told to stop
+    Run(Box<Args>),
+    /// Show where a validator stands, as its gateway tells miners
+    Status(errands::StatusArgs),
+    /// Download a slice of the global model; one that broke off goes on
+    Download(errands::DownloadArgs),
+    /// Submit a checkpoint whose hash is committed on chain; an upload that broke off goes on
+    Submit(errands::SubmitArgs),
+    /// Ask what became of this miner's submission
+    Submission(errands::SubmissionArgs),
+}
+
+pub(crate) fn main(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Run(args) => run(*args),
+        Command::Status(args) => errands::status(args),
+        Command::Download(args) => errands::download(args),
+        Command::Submit(args) => errands::submit(args),
+        Command::Submission(args) => errands::submission(args),
+    }
+}
+
+/// Arguments of `connito miner run`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Configuration file: `[common]` and `[chain]`, with the miner's wallet
@@ -51,7 +76,7 @@ pub(crate) struct Args {
     device: Device,
 
     /// Form of what it submits: pt or safetensors
-    #[arg(long, default_value = "pt", value_parser = format)]
+    #[arg(long, default_value = "pt")]
     format: Format,
 
     /// honest, or one of the cheats: idle, copy, nan, absent
@@ -63,17 +88,11 @@ pub(crate) struct Args {
     poll: u64,
 }
 
-fn format(text: &str) -> Result<Format, String> {
-    [Format::Pt, Format::Safetensors]
-        .into_iter()
-        .find(|format| format.extension() == text)
-        .ok_or_else(|| format!("`{text}` is neither pt nor safetensors"))
-}
-
-pub(crate) fn main(args: Args) -> anyhow::Result<()> {
+fn run(args: Args) -> anyhow::Result<()> {
     let common: Common = kit::config::load(args.config.as_deref(), "common")?;
     let chain: svc_chain::Config = kit::config::load(args.config.as_deref(), "chain")?;
-    let key = Arc::new(wallet(&chain)?);
+    // The miner signs its requests itself; its chain service holds the same key.
+    let key = Arc::new(svc_chain::open_wallet(&chain).context("open the miner's wallet")?);
     let config = MinerConfig {
         behaviour: args.behaviour,
         // Every miner draws its own batches, and the same ones after a restart.
@@ -113,12 +132,4 @@ pub(crate) fn main(args: Args) -> anyhow::Result<()> {
         );
         chain.and(miner)
     })
-}
-
-/// The miner signs its requests itself; its chain service holds the same key.
-fn wallet(chain: &svc_chain::Config) -> anyhow::Result<svc_chain::SigningKey> {
-    let home = std::env::home_dir();
-    let path =
-        svc_chain::hotkey_file(&chain.wallet_path, &chain.coldkey, &chain.hotkey, home.as_deref());
-    svc_chain::load_wallet(&path, chain.wallet_password.as_ref()).context("open the miner's wallet")
 }

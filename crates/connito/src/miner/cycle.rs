@@ -12,6 +12,7 @@ use std::{
 use anyhow::Context as _;
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use checkpoint::{Format, SliceId};
+use client::{ClientError, MinerClient, Signer};
 use domain::{
     ExpertGroup, GlobalVersion, Hotkey, MinerCommitment, ModelHash, Phase, PhaseRecord,
     SignedHashCommitment, model_hash_message,
@@ -26,7 +27,6 @@ use proto::chain::v1::{
 
 use super::{
     Behaviour, Chain, MinerConfig, Voice,
-    client::{MinerClient, Signer},
     craft::{self, Base, Crafted},
 };
 
@@ -269,22 +269,29 @@ impl Miner {
 
     async fn submit(&self, cycle: u64, door: &Door, crafted: &Crafted) -> anyhow::Result<()> {
         loop {
-            let outcome = door.client.submit(&crafted.path, crafted.hash).await?;
+            let error = match door.client.submit(&crafted.path, crafted.hash).await {
+                Ok(_) => {
+                    self.voice.say(cycle, format!("submitted to {}", door.name));
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
             // The gateway opens a block or two after the phase begins.
-            let early =
-                matches!(outcome.reason.as_str(), "not_submission_phase" | "uploads_closed");
+            let early = matches!(error.reason(), "not_submission_phase" | "uploads_closed");
             if !early {
-                let what = match outcome.is_stored() {
-                    true => format!("submitted to {}", door.name),
-                    false => format!("refused by {}: {}", door.name, outcome.reason),
+                let what = if let ClientError::Refused(refusal) = &error {
+                    format!("refused by {}: {}", door.name, refusal.reason)
+                } else {
+                    format!("could not submit to {}: {error}", door.name)
                 };
+                // The other validators get it all the same.
                 self.voice.say(cycle, what);
                 return Ok(());
             }
             let now = self.now().await?;
             anyhow::ensure!(
                 now.cycle_index.0 == cycle && now.phase_name == Phase::Submission,
-                "{} took no uploads during Submission: {outcome}",
+                "{} took no uploads during Submission: {error}",
                 door.name
             );
             tokio::time::sleep(self.config.poll).await;

@@ -6,15 +6,16 @@
 //! and the end-to-end tests are about. They go the same ways as an honest miner and are told apart
 //! by nobody but the validators.
 
-pub mod client;
+mod bar;
 mod command;
 mod craft;
 mod cycle;
+mod errands;
 
 use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-pub(crate) use command::{Args, main};
+pub(crate) use command::{Command, main};
 pub use cycle::Miner;
 use domain::{ExpertGroup, Seed};
 use kit::{Channel, Shutdown};

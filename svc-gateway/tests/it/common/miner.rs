@@ -1,6 +1,6 @@
 //! Miners with keys and files of the vectors.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::{Path, PathBuf};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use domain::{Hotkey, ModelHash};
@@ -8,14 +8,12 @@ use proto::scheduler::v1 as wire;
 use schnorrkel::{ExpansionMode, Keypair, MiniSecretKey};
 use serde_json::Value;
 
-use crate::miner_client::Signer;
-
 /// Folder of the golden vectors.
 pub(crate) fn vectors() -> PathBuf {
-    std::env::var_os("CONNITO_VECTORS").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors")),
-        PathBuf::from,
-    )
+    // The client's tests are built of this file too, and lie deeper.
+    let above = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|p| p.join("tests/vectors"));
+    let given = std::env::var_os("CONNITO_VECTORS").map(PathBuf::from);
+    given.or_else(|| above.into_iter().find(|folder| folder.is_dir())).unwrap()
 }
 
 /// A key of its own for every number.
@@ -68,9 +66,4 @@ impl Miner {
             ..wire::Miner::default()
         }
     }
-}
-
-/// The signing function that clients take.
-pub(crate) fn signer(keys: Keypair) -> Signer {
-    Arc::new(move |message| keys.sign_simple(b"substrate", message).to_bytes())
 }

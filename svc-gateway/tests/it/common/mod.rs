@@ -18,7 +18,7 @@ use domain::{
     BlockNumber, ExpertGroup, GlobalVersion, Hotkey, Schedule, block_message, submission_message,
 };
 use kit::{Common, Shutdown};
-pub(crate) use miner::{Miner, hotkey_of, keypair, sign, signer, vectors};
+pub(crate) use miner::{Miner, hotkey_of, keypair, sign, vectors};
 pub(crate) use model::republish;
 use proto::{
     common::v1::ModelRef,
