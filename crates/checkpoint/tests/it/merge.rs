@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use checkpoint::{
-    AggregateError, Contribution, Limits, Manifest, MemoryTensors, OuterSgd, PseudoGradient,
-    PublishedModel, SliceLayout, TensorSource, overlay, publish_model, write_safetensors,
+    AggregateError, Contribution, GradientError, Limits, Manifest, MemoryTensors, OuterSgd,
+    PseudoGradient, PublishedModel, SliceLayout, TensorSource, overlay, publish_model,
+    write_safetensors,
 };
 use domain::{ExpertGroup, GlobalVersion};
 use tempfile::TempDir;
@@ -107,7 +108,8 @@ fn without_a_contribution_the_gradient_is_zero() {
     let gradient = round.gradient(vec![contribution(1, 1.0, "hostile_inf.pt")]).unwrap();
     assert!(gradient.weights().is_empty());
     assert!(gradient.iter().all(|tensor| tensor.unwrap().1.iter().all(|v| *v == 0.0)));
-    assert_eq!(gradient.tensor("lm_head.weight").unwrap_err().reason(), "missing_tensor");
+    let absent = gradient.tensor("lm_head.weight").unwrap_err();
+    assert_eq!(absent, GradientError::NoTensor("lm_head.weight".to_owned()));
 }
 
 #[test]
