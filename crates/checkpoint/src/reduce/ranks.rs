@@ -71,9 +71,11 @@ impl Block<'_, '_> {
         }
         for (trimmed, row) in trimmed.iter_mut().zip(*rows) {
             let row = &row[start..start + len];
-            let outside =
-                row.iter().zip(low).zip(high).map(|((x, l), h)| u32::from(x < l || x > h));
-            *trimmed += u64::from(outside.sum::<u32>());
+            // Wrapping, as a block is short: a sum that is checked at each addition is not made wide.
+            let outside = |count: u32, ((x, low), high): ((&f32, &f32), &f32)| {
+                count.wrapping_add(u32::from(x < low) | u32::from(x > high))
+            };
+            *trimmed += u64::from(row.iter().zip(low).zip(high).fold(0, outside));
         }
     }
 
