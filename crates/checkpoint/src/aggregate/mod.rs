@@ -50,7 +50,7 @@ pub enum AggregateError {
 pub enum GradientError {
     /// The file was verified and is not what it was: go on with [`PseudoGradient::without`] it, from the beginning.
     #[error("the file of {hotkey} turned bad: {refusal}")]
-    Contribution { hotkey: Hotkey, refusal: Refusal },
+    Contribution { hotkey: Hotkey, refusal: Box<Refusal> },
     #[error("the base model: {0}")]
     Base(Refusal),
     #[error("elements {start}..{end} of {len}")]
@@ -227,7 +227,7 @@ impl Accepted {
     }
 
     fn fault(&self, refusal: Refusal) -> GradientError {
-        GradientError::Contribution { hotkey: self.hotkey.clone(), refusal }
+        GradientError::Contribution { hotkey: self.hotkey.clone(), refusal: Box::new(refusal) }
     }
 }
 

@@ -52,7 +52,14 @@ pub(super) fn segment(
                 Dtype::BF16 => add(sum, wide, part, *weight, |bytes| {
                     f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)
                 }),
-                other => {
+                other @ (Dtype::F64
+                | Dtype::F16
+                | Dtype::I64
+                | Dtype::I32
+                | Dtype::I16
+                | Dtype::I8
+                | Dtype::U8
+                | Dtype::Bool) => {
                     let theirs = &mut theirs[..sum.len()];
                     if !decode_into(*other, part, theirs) {
                         return Err(miner.fault(wrong(*other)));

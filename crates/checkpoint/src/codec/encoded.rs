@@ -38,7 +38,9 @@ impl<B: AsRef<[u8]> + Send + Sync> Values for Encoded<B> {
         let bytes = &self.bytes.as_ref()[first..first + self.codec.encoded_len(to - from)];
         let failed = |error: CodecError| match error.after(from) {
             CodecError::NonFinite { index } => ReadError::NonFinite { index },
-            error => ReadError::Source(error.to_string()),
+            error @ (CodecError::Length { .. }
+            | CodecError::Scale { .. }
+            | CodecError::Code { .. }) => ReadError::Source(error.to_string()),
         };
         if (from, to) == (start, end) {
             return self.codec.decode(bytes, out).map_err(failed);

@@ -13,7 +13,7 @@ fn roundtrip(codec: Codec, values: &[f32]) -> Result<Vec<f32>, CodecError> {
 
 /// Any finite float32, of any size.
 fn finite() -> impl Strategy<Value = f32> {
-    any::<u32>().prop_map(|bits| f32::from_bits(bits)).prop_filter("finite", |x| x.is_finite())
+    any::<u32>().prop_map(f32::from_bits).prop_filter("finite", |x| x.is_finite())
 }
 
 proptest! {

@@ -159,7 +159,7 @@ fn a_file_that_turns_bad_after_it_was_verified_is_left_out_of_the_whole() {
         assert_eq!(gradient.confirm().unwrap_err(), fault, "what was sent before is void");
         let GradientError::Contribution { hotkey, refusal } = fault else { panic!("{fault}") };
         assert_eq!((&hotkey, refusal.is_miners_fault()), (&of[1].hotkey, false));
-        let gradient = gradient.without(&hotkey, refusal);
+        let gradient = gradient.without(&hotkey, *refusal);
         gradient.fill(0, &mut rest).unwrap();
         gradient.confirm().unwrap();
         assert_eq!(gradient.skipped().len(), 1);

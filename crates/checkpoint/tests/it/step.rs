@@ -191,7 +191,7 @@ fn a_state_that_is_of_another_model_layout_or_hash_is_refused() {
         let mut bad = good.clone();
         bad[at] ^= 1;
         fs::write(&path, &bad).unwrap();
-        assert!(load(&path.parent().unwrap()).is_err(), "byte {at}");
+        assert!(load(path.parent().unwrap()).is_err(), "byte {at}");
     }
     fs::write(&path, &good[..good.len() / 2]).unwrap();
     assert!(load(path.parent().unwrap()).is_err());
