@@ -1,6 +1,9 @@
 //! An opened model file: tensors by name over mapped bytes.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, fs::File, path::Path, str::FromStr, sync::Arc};
+use std::{
+    borrow::Cow, collections::BTreeMap, fmt, fs::File, ops::Range, path::Path, str::FromStr,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -89,7 +92,7 @@ pub fn open(path: &Path, limits: Limits) -> Result<Checkpoint, Refusal> {
     }
     // An empty file cannot be mapped, and one beyond the limit need not be.
     check_size(meta.len(), limits)?;
-    Checkpoint::read(Bytes::map(&file).map_err(unreadable)?, limits)
+    Checkpoint::read(Bytes::map(file).map_err(unreadable)?, limits)
 }
 
 /// Refuses an empty file and one beyond the limit.
@@ -140,6 +143,23 @@ impl Checkpoint {
         info.read(&self.bytes).ok_or_else(|| Flaw::OutOfStorage.with(name))
     }
 
+    /// As [`Checkpoint::bytes`], elements `range` of it; the rest of the file is not touched. `out_of_storage` when
+    /// the tensor does not have them.
+    pub fn part(&self, name: &str, range: Range<usize>) -> Result<Cow<'_, [u8]>, Refusal> {
+        let info = self.tensors.get(name).ok_or_else(|| Refusal::missing(name))?;
+        info.read_part(&self.bytes, range).ok_or_else(|| Flaw::OutOfStorage.with(name))
+    }
+
+    /// The whole file.
+    pub(crate) fn raw(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Whether the file is still as long and as old as when it was opened; what differs where it is not.
+    pub(crate) fn unchanged(&self) -> Result<(), String> {
+        self.bytes.unchanged()
+    }
+
     /// A tensor's elements as float32. `wrong_dtype` when they are not floats.
     pub fn to_f32(&self, name: &str) -> Result<Vec<f32>, Refusal> {
         TensorSource::to_f32(self, name)
@@ -153,6 +173,10 @@ impl TensorSource for Checkpoint {
 
     fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, Refusal> {
         Checkpoint::bytes(self, name)
+    }
+
+    fn part(&self, name: &str, range: Range<usize>) -> Result<Cow<'_, [u8]>, Refusal> {
+        Checkpoint::part(self, name, range)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use half::{bf16, f16, slice::HalfFloatSliceExt as _};
+use half::{f16, slice::HalfFloatSliceExt as _};
 use serde::{Deserialize, Serialize};
 
 /// Type of a tensor's elements, stored little-endian. Written as safetensors writes it (`F32`, `BF16`, …).
@@ -151,13 +151,42 @@ pub(crate) fn decode_into(dtype: Dtype, bytes: &[u8], values: &mut [f32]) -> boo
 
 /// float32 values as little-endian elements of a float type, rounded to nearest even; `None` for the other types.
 pub fn encode_f32(dtype: Dtype, values: &[f32]) -> Option<Vec<u8>> {
-    Some(match dtype {
-        Dtype::F64 => values.iter().flat_map(|v| f64::from(*v).to_le_bytes()).collect(),
-        Dtype::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        Dtype::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
-        Dtype::BF16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
-        Dtype::I64 | Dtype::I32 | Dtype::I16 | Dtype::I8 | Dtype::U8 | Dtype::Bool => return None,
-    })
+    let mut bytes = vec![0; values.len() * dtype.size()];
+    encode_into(dtype, values, &mut bytes).then_some(bytes)
+}
+
+/// As [`encode_f32`], into as many elements as `bytes` has; false when the type is not a float.
+pub(crate) fn encode_into(dtype: Dtype, values: &[f32], bytes: &mut [u8]) -> bool {
+    match dtype {
+        Dtype::F64 => {
+            let (out, _) = bytes.as_chunks_mut();
+            out.iter_mut().zip(values).for_each(|(out, v)| *out = f64::from(*v).to_le_bytes());
+        }
+        Dtype::F32 => {
+            let (out, _) = bytes.as_chunks_mut();
+            out.iter_mut().zip(values).for_each(|(out, v)| *out = v.to_le_bytes());
+        }
+        Dtype::F16 => {
+            let (out, _) = bytes.as_chunks_mut();
+            let narrow = |v: f32| f16::from_f32(v).to_le_bytes();
+            out.iter_mut().zip(values).for_each(|(out, v)| *out = narrow(*v));
+        }
+        Dtype::BF16 => {
+            let (out, _) = bytes.as_chunks_mut();
+            out.iter_mut().zip(values).for_each(|(out, v)| *out = narrow(*v).to_le_bytes());
+        }
+        Dtype::I64 | Dtype::I32 | Dtype::I16 | Dtype::I8 | Dtype::U8 | Dtype::Bool => return false,
+    }
+    true
+}
+
+/// As `bf16::from_f32`, without a branch.
+fn narrow(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    // Not a number stays none: the quiet bit keeps it from becoming infinity.
+    let quiet = bits >> 16 | 0x40;
+    (if value.is_nan() { quiet } else { rounded }) as u16
 }
 
 #[cfg(test)]
@@ -165,6 +194,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    proptest! {
+        #[test]
+        fn bfloat16_is_rounded_as_the_library_does(bits: u32) {
+            let value = f32::from_bits(bits);
+            prop_assert_eq!(narrow(value), half::bf16::from_f32(value).to_bits());
+        }
+    }
 
     #[test]
     fn every_dtype_is_read_back_from_its_names() {

@@ -4,6 +4,7 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fmt, fs,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -126,6 +127,33 @@ impl TensorSource for SubnetForm<'_> {
             }
         }
     }
+
+    fn part(&self, name: &str, range: Range<usize>) -> Result<Cow<'_, [u8]>, Refusal> {
+        let spec = self.spec(name)?;
+        if range.start > range.end || range.end > spec.elements() {
+            return Err(Flaw::OutOfStorage.with(name));
+        }
+        match self.recipes.get(name).ok_or_else(|| Refusal::missing(name))? {
+            Recipe::Same => self.source.part(name, range),
+            Recipe::Whole(only) => self.source.part(only, range),
+            Recipe::Rows(first, second) => {
+                let half = spec.elements() / 2;
+                let (start, end) = (range.start, range.end);
+                if end <= half {
+                    self.source.part(first, range)
+                } else if start >= half {
+                    self.source.part(second, start - half..end - half)
+                } else {
+                    let upper = self.source.part(first, start..half)?;
+                    Ok(Cow::Owned([upper, self.source.part(second, 0..end - half)?].concat()))
+                }
+            }
+            Recipe::Nth(stacked, expert) => {
+                let before = expert * spec.elements();
+                self.source.part(stacked, before + range.start..before + range.end)
+            }
+        }
+    }
 }
 
 impl fmt::Debug for SubnetForm<'_> {
@@ -189,6 +217,10 @@ impl TensorSource for HubModel {
     fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, Refusal> {
         self.form.bytes(name)
     }
+
+    fn part(&self, name: &str, range: Range<usize>) -> Result<Cow<'_, [u8]>, Refusal> {
+        self.form.part(name, range)
+    }
 }
 
 /// Several files as one set of tensors.
@@ -230,5 +262,10 @@ impl TensorSource for Shards {
     fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, Refusal> {
         let place = self.place.get(name).ok_or_else(|| Refusal::missing(name))?;
         self.files[*place].bytes(name)
+    }
+
+    fn part(&self, name: &str, range: Range<usize>) -> Result<Cow<'_, [u8]>, Refusal> {
+        let place = self.place.get(name).ok_or_else(|| Refusal::missing(name))?;
+        self.files[*place].part(name, range)
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     checkpoint::Format,
     groups::ExpertGroups,
     layout::{SliceId, SliceLayout},
+    publish::PublishError,
     tensor::TensorSpec,
     write::FileInfo,
 };
@@ -105,6 +106,18 @@ impl Manifest {
         let mut json = serde_json::to_vec_pretty(self)?;
         json.push(b'\n');
         Ok(json)
+    }
+
+    /// Writes `manifest.json` into a model's folder, whole or not at all.
+    pub(crate) fn write(&self, folder: &Path) -> Result<(), PublishError> {
+        let io_error = |path: &Path| {
+            let path = path.to_owned();
+            move |source| PublishError::Io { path, source }
+        };
+        let path = folder.join(Self::FILE_NAME);
+        let partial = folder.join(format!(".{}", Self::FILE_NAME));
+        fs::write(&partial, self.to_json()?).map_err(io_error(&partial))?;
+        fs::rename(&partial, &path).map_err(io_error(&path))
     }
 
     /// A slice of the model.

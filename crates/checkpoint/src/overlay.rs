@@ -1,9 +1,9 @@
 //! A model with some of its tensors replaced.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt, ops::Range};
 
 use crate::{
-    dtype::encode_f32,
+    dtype::{Dtype, decode_f32, encode_f32},
     refusal::{Refusal, clip},
     source::TensorSource,
     tensor::TensorSpec,
@@ -53,17 +53,34 @@ impl TensorSource for Overlay<'_> {
     }
 
     fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, Refusal> {
-        let Some(found) = self.over.specs().get(name) else {
-            return self.base.bytes(name);
-        };
-        let dtype = self.spec(name)?.dtype;
-        if found.dtype == dtype {
-            return self.over.bytes(name);
+        match self.over.specs().get(name) {
+            Some(found) => self.converted(name, found.dtype, self.over.bytes(name)?),
+            None => self.base.bytes(name),
         }
-        let converted = encode_f32(dtype, &self.over.to_f32(name)?);
-        converted
-            .map(Cow::Owned)
-            .ok_or_else(|| Refusal::WrongDtype { name: clip(name), found: found.dtype })
+    }
+
+    fn part(&self, name: &str, range: Range<usize>) -> Result<Cow<'_, [u8]>, Refusal> {
+        match self.over.specs().get(name) {
+            Some(found) => self.converted(name, found.dtype, self.over.part(name, range)?),
+            None => self.base.part(name, range),
+        }
+    }
+}
+
+impl Overlay<'_> {
+    /// Elements of the upper source in the lower one's type.
+    fn converted<'b>(
+        &self,
+        name: &str,
+        found: Dtype,
+        bytes: Cow<'b, [u8]>,
+    ) -> Result<Cow<'b, [u8]>, Refusal> {
+        let dtype = self.spec(name)?.dtype;
+        if found == dtype {
+            return Ok(bytes);
+        }
+        let converted = decode_f32(found, &bytes).and_then(|values| encode_f32(dtype, &values));
+        converted.map(Cow::Owned).ok_or_else(|| Refusal::WrongDtype { name: clip(name), found })
     }
 }
 

@@ -4,10 +4,12 @@ use std::{
     borrow::Cow,
     collections::BTreeMap,
     fs, io,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
 use domain::{ExpertGroup, GlobalVersion, ModelHash};
+use rayon::prelude::*;
 
 use crate::{
     checkpoint::{Format, Limits, open},
@@ -64,42 +66,68 @@ pub fn publish_model(
     model: &dyn TensorSource,
     publication: Publication,
 ) -> Result<Manifest, PublishError> {
-    let slices = divide(model.specs(), &publication)?;
-    let io_error = |path: &Path| {
-        let path = path.to_owned();
-        move |source| PublishError::Io { path, source }
-    };
-    fs::create_dir_all(folder).map_err(io_error(folder))?;
-    let mut open = BTreeMap::new();
-    for (id, tensors) in slices {
-        open.insert(id, OpenSlice::create(folder, id, tensors)?);
-    }
+    let mut publishing = Publishing::create(folder, model.specs(), publication)?;
     for name in model.specs().keys() {
-        let bytes = model.bytes(name)?;
-        for slice in open.values_mut().filter(|slice| slice.tensors.contains_key(name)) {
-            slice.write(name, &bytes)?;
-        }
+        publishing.write(name, &model.bytes(name)?)?;
     }
-    let mut slices = BTreeMap::new();
-    for (id, slice) in open {
-        slices.insert(id, slice.finish()?);
-    }
-    let own = slices.get(&SliceId::Group(publication.expert_group));
-    let manifest = Manifest {
-        format: Manifest::FORMAT,
-        global_version: publication.global_version,
-        model_hash: own.ok_or(PublishError::NoGroup(publication.expert_group))?.model_hash,
-        expert_group: publication.expert_group,
-        parent: publication.parent,
-        config: publication.config,
-        groups: publication.groups,
-        slices,
-    };
-    let path = folder.join(Manifest::FILE_NAME);
-    let partial = folder.join(format!(".{}", Manifest::FILE_NAME));
-    fs::write(&partial, manifest.to_json()?).map_err(io_error(&partial))?;
-    fs::rename(&partial, &path).map_err(io_error(&path))?;
+    let manifest = publishing.finish()?;
+    manifest.write(folder)?;
     Ok(manifest)
+}
+
+/// A model while it is published. Each tensor is handed to all files and hashes that take it, side by side.
+pub(crate) struct Publishing {
+    publication: Publication,
+    slices: BTreeMap<SliceId, OpenSlice>,
+}
+
+impl Publishing {
+    pub(crate) fn create(
+        folder: &Path,
+        specs: &Specs,
+        publication: Publication,
+    ) -> Result<Self, PublishError> {
+        let divided = divide(specs, &publication)?;
+        fs::create_dir_all(folder)
+            .map_err(|source| PublishError::Io { path: folder.to_owned(), source })?;
+        let mut slices = BTreeMap::new();
+        for (id, tensors) in divided {
+            slices.insert(id, OpenSlice::create(folder, id, tensors)?);
+        }
+        Ok(Self { publication, slices })
+    }
+
+    /// The tensors of a slice.
+    pub(crate) fn tensors(&self, id: SliceId) -> Option<&Specs> {
+        self.slices.get(&id).map(|slice| &slice.tensors)
+    }
+
+    /// The next tensor, in ascending order of name.
+    pub(crate) fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), WriteError> {
+        let takers = self.slices.values_mut().filter(|slice| slice.tensors.contains_key(name));
+        let lanes: Vec<Lane<'_>> = takers.flat_map(OpenSlice::lanes).collect();
+        lanes.into_par_iter().with_max_len(1).try_for_each(|lane| lane.write(name, bytes))
+    }
+
+    /// Makes all files visible. They are a model once the manifest is written.
+    pub(crate) fn finish(self) -> Result<Manifest, PublishError> {
+        let Self { publication, slices } = self;
+        let slices: BTreeMap<_, _> = slices
+            .into_par_iter()
+            .map(|(id, slice)| Ok((id, slice.finish()?)))
+            .collect::<Result<_, WriteError>>()?;
+        let own = slices.get(&SliceId::Group(publication.expert_group));
+        Ok(Manifest {
+            format: Manifest::FORMAT,
+            global_version: publication.global_version,
+            model_hash: own.ok_or(PublishError::NoGroup(publication.expert_group))?.model_hash,
+            expert_group: publication.expert_group,
+            parent: publication.parent,
+            config: publication.config,
+            groups: publication.groups,
+            slices,
+        })
+    }
 }
 
 type Specs = BTreeMap<String, TensorSpec>;
@@ -163,18 +191,37 @@ impl OpenSlice {
         Ok(Self { tensors, hasher: ModelHasher::default(), writers })
     }
 
-    fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), WriteError> {
-        self.hasher.name(name);
-        self.hasher.data(bytes);
-        self.writers.values_mut().try_for_each(|writer| writer.write(name, bytes))
+    fn lanes(&mut self) -> impl Iterator<Item = Lane<'_>> {
+        let files = self.writers.values_mut().map(Lane::File);
+        std::iter::once(Lane::Hash(&mut self.hasher)).chain(files)
     }
 
     fn finish(self) -> Result<Slice, WriteError> {
-        let mut files = BTreeMap::new();
-        for (format, writer) in self.writers {
-            files.insert(format, writer.finish()?);
-        }
+        let files = self
+            .writers
+            .into_par_iter()
+            .map(|(format, writer)| Ok((format, writer.finish()?)))
+            .collect::<Result<_, WriteError>>()?;
         Ok(Slice { model_hash: self.hasher.finish(), tensors: self.tensors, files })
+    }
+}
+
+/// One thing to be done with a tensor's bytes, which takes a core of its own.
+enum Lane<'a> {
+    Hash(&'a mut ModelHasher),
+    File(&'a mut Writer),
+}
+
+impl Lane<'_> {
+    fn write(self, name: &str, bytes: &[u8]) -> Result<(), WriteError> {
+        match self {
+            Self::Hash(hasher) => {
+                hasher.name(name);
+                hasher.data(bytes);
+                Ok(())
+            }
+            Self::File(writer) => writer.write(name, bytes),
+        }
     }
 }
 
@@ -219,5 +266,9 @@ impl TensorSource for PublishedModel {
 
     fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, Refusal> {
         self.tensors.bytes(name)
+    }
+
+    fn part(&self, name: &str, range: Range<usize>) -> Result<Cow<'_, [u8]>, Refusal> {
+        self.tensors.part(name, range)
     }
 }

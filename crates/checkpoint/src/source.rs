@@ -1,10 +1,10 @@
 //! Tensors by name, wherever they come from: what the writers, the hash and the merge read.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range, sync::Arc};
 
 use crate::{
     dtype::{Dtype, decode_f32, encode_f32},
-    refusal::{Refusal, clip},
+    refusal::{Flaw, Refusal, clip},
     tensor::TensorSpec,
 };
 
@@ -15,6 +15,15 @@ pub trait TensorSource: Send + Sync {
 
     /// A tensor's elements: little-endian, row-major, contiguous. `missing_tensor` when there is none.
     fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, Refusal>;
+
+    /// As [`TensorSource::bytes`], elements `range` of it: what a pass over tensors of any size reads.
+    /// `out_of_storage` when the tensor does not have them.
+    ///
+    /// As it stands, a source that makes its tensors makes the whole of one for every part.
+    fn part(&self, name: &str, range: Range<usize>) -> Result<Cow<'_, [u8]>, Refusal> {
+        let size = self.spec(name)?.dtype.size();
+        part_of(self.bytes(name)?, size, range).ok_or_else(|| Flaw::OutOfStorage.with(name))
+    }
 
     /// A tensor's elements as float32. `wrong_dtype` when they are not floats.
     fn to_f32(&self, name: &str) -> Result<Vec<f32>, Refusal> {
@@ -37,6 +46,10 @@ impl<S: TensorSource + ?Sized> TensorSource for &S {
     fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, Refusal> {
         (**self).bytes(name)
     }
+
+    fn part(&self, name: &str, range: Range<usize>) -> Result<Cow<'_, [u8]>, Refusal> {
+        (**self).part(name, range)
+    }
 }
 
 impl<S: TensorSource + ?Sized> TensorSource for Box<S> {
@@ -46,6 +59,37 @@ impl<S: TensorSource + ?Sized> TensorSource for Box<S> {
 
     fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, Refusal> {
         (**self).bytes(name)
+    }
+
+    fn part(&self, name: &str, range: Range<usize>) -> Result<Cow<'_, [u8]>, Refusal> {
+        (**self).part(name, range)
+    }
+}
+
+impl<S: TensorSource + ?Sized> TensorSource for Arc<S> {
+    fn specs(&self) -> &BTreeMap<String, TensorSpec> {
+        (**self).specs()
+    }
+
+    fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, Refusal> {
+        (**self).bytes(name)
+    }
+
+    fn part(&self, name: &str, range: Range<usize>) -> Result<Cow<'_, [u8]>, Refusal> {
+        (**self).part(name, range)
+    }
+}
+
+/// Elements of `size` bytes each; `None` when there are not so many.
+pub(crate) fn part_of(
+    bytes: Cow<'_, [u8]>,
+    size: usize,
+    range: Range<usize>,
+) -> Option<Cow<'_, [u8]>> {
+    let range = range.start.checked_mul(size)?..range.end.checked_mul(size)?;
+    match bytes {
+        Cow::Borrowed(all) => all.get(range).map(Cow::Borrowed),
+        Cow::Owned(all) => all.get(range).map(|part| Cow::Owned(part.to_vec())),
     }
 }
 

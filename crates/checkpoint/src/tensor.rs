@@ -1,6 +1,6 @@
 //! What a tensor is and where its elements lie.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use serde::{Deserialize, Serialize};
 
@@ -144,18 +144,42 @@ impl TensorInfo {
 
     /// The elements in row-major order; borrowed from the file where it has them so.
     pub(crate) fn read<'a>(&self, file: &'a [u8]) -> Option<Cow<'a, [u8]>> {
-        match &self.strides {
-            None => file.get(self.start..self.start.checked_add(self.bytes())?).map(Cow::Borrowed),
-            Some(strides) => self.gather(file, strides).map(Cow::Owned),
-        }
+        self.read_part(file, 0..self.spec.elements())
     }
 
-    fn gather(&self, file: &[u8], strides: &[usize]) -> Option<Vec<u8>> {
+    /// As [`TensorInfo::read`], the elements `range` only: the rest is not touched.
+    pub(crate) fn read_part<'a>(
+        &self,
+        file: &'a [u8],
+        range: Range<usize>,
+    ) -> Option<Cow<'a, [u8]>> {
+        if range.start > range.end || range.end > self.spec.elements() {
+            return None;
+        }
+        let Some(strides) = &self.strides else {
+            let size = self.spec.dtype.size();
+            let start = self.start.checked_add(range.start.checked_mul(size)?)?;
+            let end = start.checked_add(range.len().checked_mul(size)?)?;
+            return file.get(start..end).map(Cow::Borrowed);
+        };
+        self.gather(file, strides, range).map(Cow::Owned)
+    }
+
+    fn gather(&self, file: &[u8], strides: &[usize], range: Range<usize>) -> Option<Vec<u8>> {
         let size = self.spec.dtype.size();
-        let mut out = Vec::with_capacity(self.bytes());
+        let mut out = Vec::with_capacity(range.len() * size);
         let mut index = vec![0; strides.len()];
         let mut at = self.start;
-        for _ in 0..self.spec.elements() {
+        if range.is_empty() {
+            return Some(out);
+        }
+        let mut rest = range.start;
+        for axis in (0..strides.len()).rev() {
+            index[axis] = rest % self.spec.shape[axis];
+            rest /= self.spec.shape[axis];
+            at += index[axis] * strides[axis] * size;
+        }
+        for _ in range {
             out.extend_from_slice(file.get(at..at.checked_add(size)?)?);
             for axis in (0..strides.len()).rev() {
                 index[axis] += 1;
@@ -194,6 +218,22 @@ mod tests {
         assert_eq!(bytes_of(&[], 5, &[]).unwrap(), [5]);
         assert_eq!(bytes_of(&[0, 3], 12, &[3, 1]).unwrap(), [0; 0]);
         assert_eq!(bytes_of(&[1, 2], 3, &[99, 1]).unwrap(), [3, 4]);
+    }
+
+    #[test]
+    fn every_part_of_a_tensor_is_that_part_of_the_whole() {
+        let storage: Vec<u8> = (0..24).collect();
+        for strides in [vec![12, 4, 2], vec![1, 2, 8], vec![4, 12, 1]] {
+            let spec = TensorSpec { dtype: Dtype::U8, shape: vec![2, 2, 2] };
+            let info = TensorInfo::strided("t", spec, storage.len(), 1, strides).unwrap();
+            let whole = info.read(&storage).unwrap();
+            for start in 0..=8 {
+                for end in start..=8 {
+                    assert_eq!(*info.read_part(&storage, start..end).unwrap(), whole[start..end]);
+                }
+            }
+            assert_eq!(info.read_part(&storage, 7..9), None);
+        }
     }
 
     #[test]

@@ -42,14 +42,16 @@ pub fn verify(
     let mut bad = None;
     for (name, info) in checkpoint.tensors() {
         hasher.name(name);
-        let data = checkpoint.bytes(name)?;
-        bytes += data.len() as u64;
-        for (nth, chunk) in data.chunks(CHUNK).enumerate() {
-            hasher.data(chunk);
+        bytes += info.bytes() as u64;
+        let (elements, step) = (info.spec().elements(), CHUNK / info.dtype().size());
+        for start in (0..elements).step_by(step) {
+            // Part by part, so that a tensor in another order costs no copy of the whole of it.
+            let chunk = checkpoint.part(name, start..elements.min(start + step))?;
+            hasher.data(&chunk);
             if bad.is_none() {
-                bad = first_non_finite(info.dtype(), chunk).map(|(index, value)| {
-                    let index = nth * (CHUNK / info.dtype().size()) + index;
-                    Refusal::NonFinite { name: name.clone(), index, value: value.to_owned() }
+                bad = first_non_finite(info.dtype(), &chunk).map(|(index, value)| {
+                    let (index, value) = (start + index, value.to_owned());
+                    Refusal::NonFinite { name: name.clone(), index, value }
                 });
             }
         }

@@ -14,6 +14,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::output::readable;
 use crate::{checkpoint::Format, refusal::Refusal, source::TensorSource, tensor::TensorSpec};
 
 /// A written file.

@@ -78,13 +78,13 @@ impl Output {
 
 /// Temporary files are private; a model is not.
 #[cfg(unix)]
-fn readable(file: &std::fs::File) -> io::Result<()> {
+pub(crate) fn readable(file: &std::fs::File) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     file.set_permissions(std::fs::Permissions::from_mode(0o644))
 }
 
 #[cfg(not(unix))]
-fn readable(_: &std::fs::File) -> io::Result<()> {
+pub(crate) fn readable(_: &std::fs::File) -> io::Result<()> {
     Ok(())
 }
 

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod archive;
 #[cfg(test)]
+mod feedback;
+#[cfg(test)]
 mod fuzz_body;
 #[cfg(test)]
 mod hostile;
@@ -15,7 +17,11 @@ mod publish;
 #[cfg(test)]
 mod python;
 #[cfg(test)]
+mod reduce;
+#[cfg(test)]
 mod setup;
+#[cfg(test)]
+mod step;
 #[cfg(test)]
 mod stream;
 #[cfg(test)]

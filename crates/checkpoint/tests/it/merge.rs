@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use checkpoint::{
-    AggregateError, Contribution, Limits, Manifest, MemoryTensors, OuterSgd, PseudoGradient,
-    PublishedModel, SliceLayout, TensorSource, overlay, publish_model, write_safetensors,
+    AggregateError, Contribution, GradientError, Limits, Manifest, MemoryTensors, OuterSgd,
+    PseudoGradient, PublishedModel, SliceLayout, TensorSource, overlay, publish_model,
+    write_safetensors,
 };
 use domain::{ExpertGroup, GlobalVersion};
 use tempfile::TempDir;
@@ -101,13 +102,110 @@ fn a_bad_miner_is_skipped_and_the_rest_weigh_as_much_as_without_it() {
     assert_eq!(all.tensor(name), good.tensor(name));
 }
 
+/// Miners of three types, one with its tensors in another order in memory, copied so that a test may spoil them.
+fn spoilable(round: &Round) -> Vec<Contribution> {
+    let files = ["miner0_g0.pt", "miner1_g0.safetensors", "miner2_g0.pt"];
+    let copied = (1..).zip(files).map(|(n, file)| {
+        let path = round.folder.path().join(format!("copy-{n}"));
+        fs::copy(vectors().join(file), &path).unwrap();
+        Contribution { path, ..contribution(n, f64::from(n), file) }
+    });
+    copied.collect()
+}
+
+#[test]
+fn any_range_has_the_bits_of_the_whole_with_any_number_of_threads() {
+    let round = Round::new();
+    let gradient = round.gradient(spoilable(&round)).unwrap();
+    let whole: Vec<u32> =
+        gradient.iter().flat_map(|tensor| tensor.unwrap().1).map(f32::to_bits).collect();
+    assert_eq!(whole.len(), gradient.layout().len());
+    for (threads, part) in [(1, whole.len()), (2, 1), (3, 4097), (8, 10_000)] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let starts: Vec<usize> = (0..whole.len()).step_by(part).collect();
+        // Single elements here and there, the last parts first.
+        for start in starts.into_iter().rev().step_by(if part == 1 { 997 } else { 1 }) {
+            let mut values = vec![0.0; part.min(whole.len() - start)];
+            pool.install(|| gradient.fill(start, &mut values)).unwrap();
+            let bits: Vec<u32> = values.iter().map(|v| v.to_bits()).collect();
+            assert_eq!(bits, whole[start..start + values.len()], "{threads} {part} {start}");
+        }
+    }
+    let beyond = gradient.fill(whole.len() - 1, &mut [0.0; 2]).unwrap_err();
+    assert!(matches!(beyond, GradientError::Range { .. }), "{beyond}");
+}
+
+#[test]
+fn a_file_that_turns_bad_after_it_was_verified_is_left_out_of_the_whole() {
+    type Spoil = fn(&fs::File);
+    let cut: Spoil = |file| file.set_len(1000).unwrap();
+    let grown: Spoil = |file| file.set_len(10_000_000).unwrap();
+    let changed: Spoil = |mut file| {
+        use std::io::{Seek as _, SeekFrom, Write as _};
+        file.seek(SeekFrom::End(-5000)).unwrap();
+        file.write_all(&[0x3c; 100]).unwrap();
+        // Whatever the clock's ticks: a time that it did not have.
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+    };
+    for spoil in [cut, grown, changed] {
+        let round = Round::new();
+        let of = spoilable(&round);
+        let gradient = round.gradient(of.clone()).unwrap();
+        let mut early = vec![0.0; 1000];
+        gradient.fill(0, &mut early).unwrap();
+        spoil(&fs::File::options().write(true).open(&of[1].path).unwrap());
+        let mut rest = vec![0.0; gradient.layout().len()];
+        let fault = gradient.fill(0, &mut rest).unwrap_err();
+        assert_eq!(gradient.confirm().unwrap_err(), fault, "what was sent before is void");
+        let GradientError::Contribution { hotkey, refusal } = fault else { panic!("{fault}") };
+        assert_eq!((&hotkey, refusal.is_miners_fault()), (&of[1].hotkey, false));
+        let gradient = gradient.without(&hotkey, *refusal);
+        gradient.fill(0, &mut rest).unwrap();
+        gradient.confirm().unwrap();
+        assert_eq!(gradient.skipped().len(), 1);
+        let others = round.gradient(vec![of[0].clone(), of[2].clone()]).unwrap();
+        assert_eq!(gradient.weights(), others.weights());
+        let mut expected = vec![0.0; rest.len()];
+        others.fill(0, &mut expected).unwrap();
+        assert_eq!(rest, expected);
+    }
+}
+
+#[test]
+fn a_finite_parameter_that_would_make_the_sum_infinite_is_its_miners_fault() {
+    let round = Round::new();
+    let name = "model.layers.1.mlp.experts.2.down_proj";
+    let mut of = spoilable(&round);
+    let mut tensors = MemoryTensors::default();
+    for name in round.layout.tensors.keys() {
+        let shape = round.layout.tensors[name].shape.clone();
+        tensors.insert_f32(name, shape, &round.base.to_f32(name).unwrap()).unwrap();
+    }
+    let mut base = tensors.clone();
+    let shape = round.layout.tensors[name].shape.clone();
+    let mut values = round.base.to_f32(name).unwrap();
+    values[7] = f32::MIN;
+    base.insert_f32(name, shape.clone(), &values).unwrap();
+    values[7] = f32::MAX;
+    tensors.insert_f32(name, shape, &values).unwrap();
+    write_safetensors(&of[1].path, &tensors).unwrap();
+    let far = of.remove(1);
+    // The base is as far on the other side as float32 goes.
+    let gradient =
+        PseudoGradient::new(&base, &round.layout, vec![far.clone()], Limits::default()).unwrap();
+    let [(hotkey, refusal)] = gradient.skipped() else { panic!("{gradient:?}") };
+    assert_eq!((hotkey, refusal.reason()), (&far.hotkey, "non_finite"));
+    assert!(refusal.to_string().contains("[7]"), "{refusal}");
+}
+
 #[test]
 fn without_a_contribution_the_gradient_is_zero() {
     let round = Round::new();
     let gradient = round.gradient(vec![contribution(1, 1.0, "hostile_inf.pt")]).unwrap();
     assert!(gradient.weights().is_empty());
     assert!(gradient.iter().all(|tensor| tensor.unwrap().1.iter().all(|v| *v == 0.0)));
-    assert_eq!(gradient.tensor("lm_head.weight").unwrap_err().reason(), "missing_tensor");
+    let absent = gradient.tensor("lm_head.weight").unwrap_err();
+    assert_eq!(absent, GradientError::NoTensor("lm_head.weight".to_owned()));
 }
 
 #[test]
