@@ -1,0 +1,407 @@
+//! The machine: what has been said and what is held, and what follows from it.
+//!
+//! An event only adds to that. What is to be done is then found from the whole, each time anew
+//! (`advance`), so that the order of events, their repetition and a restart need no cases of their own.
+
+mod forming;
+mod gossip;
+mod merging;
+mod result;
+mod work;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use domain::Hotkey;
+
+use crate::{
+    bag::Bag,
+    bytes::{Bytes, Digest},
+    event::{Command, Data, Event, Saved, Start},
+    group::Group,
+    machine::{gossip::Peer, merging::Merging, work::Work},
+    outcome::{Ended, Failure, Outcome},
+    proof::Proof,
+    schedule::Schedule,
+    statement::{Choice, Said, Slot, Stage, Statement, Verified},
+};
+
+#[derive(Debug)]
+enum State {
+    Forming,
+    Merging(Box<Merging>),
+    Ended,
+}
+
+/// One member of one merge.
+#[derive(Debug)]
+pub struct Machine {
+    start: Start,
+    schedule: Schedule,
+    state: State,
+    outcome: Option<Outcome>,
+    began: Option<Duration>,
+    group: Option<Group>,
+    bag: Bag,
+    saved: Saved,
+    /// Asked to be signed, and when to ask again if that has failed.
+    signing: BTreeMap<Digest, (Said, Option<Duration>)>,
+    peers: BTreeMap<Hotkey, Peer>,
+    accepted: BTreeMap<Digest, Duration>,
+    unanimous: BTreeMap<Stage, Choice>,
+    held: BTreeSet<Data>,
+    work: Work,
+    /// Whether the gradient is the one that was offered before a restart.
+    gives: bool,
+    proofs: Vec<Proof>,
+    wake: Option<Duration>,
+}
+
+impl Machine {
+    /// A machine for a round, with what an earlier one of the same round has saved. It does nothing
+    /// before its first event.
+    pub fn new(start: Start, saved: Saved) -> Self {
+        let schedule = Schedule::new(start.terms.deadline(), start.terms.max_faults);
+        let others = start.roster.0.keys().filter(|hotkey| **hotkey != start.me);
+        Self {
+            peers: others.map(|hotkey| (hotkey.clone(), Peer::default())).collect(),
+            schedule,
+            state: State::Forming,
+            outcome: None,
+            began: None,
+            group: None,
+            bag: Bag::default(),
+            saved,
+            signing: BTreeMap::new(),
+            accepted: BTreeMap::new(),
+            unanimous: BTreeMap::new(),
+            held: BTreeSet::new(),
+            work: Work::default(),
+            gives: start.gradient.is_some(),
+            proofs: Vec::new(),
+            wake: None,
+            start,
+        }
+    }
+
+    /// Takes an event in, at `now` since the merge's agreed start, and says what to do.
+    pub fn handle(&mut self, now: Duration, event: Event) -> Vec<Command> {
+        let mut out = Vec::new();
+        self.began.get_or_insert(now);
+        match event {
+            Event::Tick => {}
+            Event::Signed(verified) => {
+                self.signing.remove(&verified.digest());
+                let me = self.start.me.clone();
+                self.take(&me, verified);
+            }
+            Event::NotSigned(said) => {
+                if let Some((_, again)) = self.signing.get_mut(&said.digest()) {
+                    *again = Some(now + self.schedule.pace);
+                }
+            }
+            Event::Called { from, exchange } => self.called(from, exchange, &mut out),
+            Event::Answered { from, exchange } => self.answered(now, &from, exchange),
+            Event::CallFailed { to } => self.call_failed(now, &to),
+            Event::Held(data) => {
+                self.work.fetched(&data);
+                self.held.insert(data);
+            }
+            Event::FetchFailed { data, from } => self.work.fetch_failed(&data, &from),
+            Event::Pushed { data, to } => self.work.pushed(data, to),
+            Event::PushFailed { data, to } => self.work.push_failed(data, to),
+            Event::Reduced { slice, attempt, chunks } => {
+                self.reduced(now, (slice, attempt), Some(chunks), &mut out);
+            }
+            Event::ReduceFailed { slice, attempt } => {
+                self.reduced(now, (slice, attempt), None, &mut out);
+            }
+            Event::Audited { statement, chunk, verdict } => {
+                self.audited(now, statement, chunk, verdict);
+            }
+            Event::Cancel => {
+                self.peers.clear();
+                self.end(Ended::Failed(Failure::Cancelled), &mut out);
+            }
+        }
+        self.advance(now, &mut out);
+        out
+    }
+
+    /// When [`Event::Tick`] is due, if nothing happens before.
+    pub fn next_wake(&self) -> Option<Duration> {
+        self.wake
+    }
+
+    /// The times of this merge.
+    pub fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+
+    /// The group, once it is agreed.
+    pub fn group(&self) -> Option<&Group> {
+        self.group.as_ref()
+    }
+
+    /// How it ended.
+    pub fn outcome(&self) -> Option<&Outcome> {
+        self.outcome.as_ref()
+    }
+
+    /// A statement that has been said by anybody.
+    pub fn statement(&self, digest: &Digest) -> Option<&Verified> {
+        self.bag.get(digest)
+    }
+
+    /// Whether a member may have this.
+    pub fn serves(&self, to: &Hotkey, data: &Data) -> bool {
+        let member = self.group.as_ref().is_some_and(|group| group.has(to));
+        member
+            && match data {
+                Data::Piece { giver, .. } if *giver == self.start.me => self.gives,
+                Data::Piece { .. } | Data::Reduced(_) => self.held.contains(data),
+            }
+    }
+
+    /// Whether these bytes are of use when somebody brings them.
+    pub fn wants(&self, from: &Hotkey, data: &Data) -> bool {
+        let Some(group) = self.group.as_ref().filter(|group| group.has(from)) else { return false };
+        !self.held.contains(data)
+            && match data {
+                Data::Piece { giver, slice } => {
+                    group.gives(giver) && *slice < group.slices().parts && self.start.callable
+                }
+                Data::Reduced(statement) => self.bag.has(statement),
+            }
+    }
+
+    fn advance(&mut self, now: Duration, out: &mut Vec<Command>) {
+        self.wake = None;
+        self.sign_again(now, out);
+        // Each stage may find that it is over.
+        if matches!(self.state, State::Forming) {
+            self.form(now, out);
+        }
+        if let State::Merging(mut merging) = std::mem::replace(&mut self.state, State::Ended) {
+            let over = self.merge(now, &mut merging, out);
+            if !over {
+                self.state = State::Merging(merging);
+            }
+        } else if self.outcome.is_none() {
+            self.state = State::Forming;
+        }
+        self.gossip(now, out);
+    }
+
+    /// Whether it is `at` or later; else wakes the machine then.
+    fn due(&mut self, now: Duration, at: Duration) -> bool {
+        if now >= at {
+            return true;
+        }
+        self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
+        false
+    }
+
+    fn is_me(&self, hotkey: &Hotkey) -> bool {
+        *hotkey == self.start.me
+    }
+
+    /// Says something, or again what was said in its place before a restart.
+    fn speak(&mut self, what: Statement, out: &mut Vec<Command>) {
+        let (round, author) = (self.start.round, self.start.me.clone());
+        let mut said = Said { round, author, what };
+        if let Some(slot) = said.slot() {
+            match self.saved.said.iter().find(|before| before.slot() == Some(slot)) {
+                Some(before) => said = before.clone(),
+                None => {
+                    self.saved.said.push(said.clone());
+                    out.push(Command::Save(self.saved.clone()));
+                }
+            }
+        }
+        let digest = said.digest();
+        if !self.bag.has(&digest) && !self.signing.contains_key(&digest) {
+            self.signing.insert(digest, (said.clone(), None));
+            out.push(Command::Sign(said));
+        }
+    }
+
+    fn sign_again(&mut self, now: Duration, out: &mut Vec<Command>) {
+        let waiting: Vec<Duration> = self.signing.values().filter_map(|(_, at)| *at).collect();
+        for at in waiting {
+            self.due(now, at);
+        }
+        for (said, again) in self.signing.values_mut() {
+            if again.is_some_and(|at| now >= at) {
+                *again = None;
+                out.push(Command::Sign(said.clone()));
+            }
+        }
+    }
+
+    /// Adds what may count.
+    fn take(&mut self, teller: &Hotkey, one: Verified) {
+        if one.said().round != self.start.round || !self.counts(&one) {
+            return;
+        }
+        let countable = match &one.said().what {
+            Statement::Vouch(items) => {
+                let unanimities = self.unanimity_names();
+                let known = |item: &Digest| match self.bag.get(item).map(|one| &one.said().what) {
+                    Some(Statement::Offer(_) | Statement::Slice(_)) => true,
+                    Some(
+                        Statement::Claim(_)
+                        | Statement::Vouch(_)
+                        | Statement::Ready(_)
+                        | Statement::Final(_),
+                    )
+                    | None => false,
+                };
+                let countable = |item: &&Digest| unanimities.contains(item) || known(item);
+                items.iter().filter(countable).copied().collect()
+            }
+            Statement::Offer(_)
+            | Statement::Slice(_)
+            | Statement::Claim(_)
+            | Statement::Ready(_)
+            | Statement::Final(_) => BTreeSet::new(),
+        };
+        let needed = self.is_ready_like_me(&one);
+        self.bag.add(one, teller, &countable, needed);
+    }
+
+    /// Names of what everybody is ready for, by stage.
+    fn unanimity_names(&self) -> Vec<Digest> {
+        let result = self.group.as_ref().map(|group| Stage::Result(group.digest()));
+        let stages = [Some(Stage::Group), result].into_iter().flatten();
+        stages.filter_map(|stage| self.unanimity(stage)).map(|c| unanimity_name(&c)).collect()
+    }
+
+    /// Whether it says to be ready for what this validator is ready for.
+    fn is_ready_like_me(&self, one: &Verified) -> bool {
+        let Statement::Ready(choice) = &one.said().what else { return false };
+        self.my_ready(choice.stage) == Some(choice)
+    }
+
+    fn my_ready(&self, stage: Stage) -> Option<&Choice> {
+        self.ready_of(self.bag.said(Slot::Ready(stage), &self.start.me).first()?)
+    }
+
+    fn ready_of(&self, digest: &Digest) -> Option<&Choice> {
+        match &self.bag.get(digest)?.said().what {
+            Statement::Ready(choice) => Some(choice),
+            Statement::Offer(_)
+            | Statement::Slice(_)
+            | Statement::Claim(_)
+            | Statement::Vouch(_)
+            | Statement::Final(_) => None,
+        }
+    }
+
+    fn counts(&self, one: &Verified) -> bool {
+        let author = &one.said().author;
+        if !self.start.roster.0.contains_key(author) {
+            return false;
+        }
+        let group = self.group.as_ref();
+        let member = group.is_some_and(|group| group.has(author));
+        match &one.said().what {
+            Statement::Offer(_) => true,
+            Statement::Vouch(_) => true,
+            Statement::Ready(choice) | Statement::Final(choice) => match (choice.stage, group) {
+                (Stage::Group, _) => choice.items.len() <= self.start.roster.0.len(),
+                (Stage::Result(digest), Some(group)) => {
+                    member
+                        && digest == group.digest()
+                        && choice.items.len() == usize::from(group.slices().parts)
+                }
+                (Stage::Result(_), None) => false,
+            },
+            Statement::Slice(slice) => group.is_some_and(|group| {
+                let rising = slice.contributors.windows(2).all(|pair| pair[0] < pair[1]);
+                slice.group == group.digest()
+                    && slice.slice < group.slices().parts
+                    && slice.attempt < self.attempts(group)
+                    && group.owner(slice.slice, slice.attempt) == Some(author)
+                    && !slice.contributors.is_empty()
+                    && rising
+                    && slice.contributors.iter().all(|hotkey| group.gives(hotkey))
+            }),
+            Statement::Claim(claim) => {
+                member
+                    && self.slice(&claim.statement).is_some_and(|slice| {
+                        group.is_some_and(|g| g.slices().range(slice.slice).contains(&claim.chunk))
+                    })
+            }
+        }
+    }
+
+    /// Takes note that everybody is ready for the same, while that counts.
+    fn see_unanimity(&mut self, now: Duration, stage: Stage, base: Duration) -> Option<Digest> {
+        if self.unanimous.contains_key(&stage) {
+            return None;
+        }
+        let choice = self.unanimity(stage)?;
+        let name = unanimity_name(&choice);
+        let others = self.bag.vouchers(&name).filter(|hotkey| !self.is_me(hotkey)).count();
+        if now > self.schedule.unanimity(base, others) {
+            return None;
+        }
+        self.unanimous.insert(stage, choice);
+        Some(name)
+    }
+
+    /// What everybody, this validator too, has said to be ready for. There cannot be two: an honest
+    /// one says it once.
+    fn unanimity(&self, stage: Stage) -> Option<Choice> {
+        let slot = Slot::Ready(stage);
+        let mine = self.my_ready(stage)?;
+        let agrees = |voter: &Hotkey| {
+            self.bag.said(slot, voter).iter().any(|digest| self.ready_of(digest) == Some(mine))
+        };
+        let all = match (stage, &self.group) {
+            (Stage::Group, _) => self.start.roster.0.keys().all(agrees),
+            (Stage::Result(_), Some(group)) => group.members().all(agrees),
+            (Stage::Result(_), None) => false,
+        };
+        all.then(|| mine.clone())
+    }
+
+    /// The choices that were made for a stage, and by whom.
+    fn finals(&self, stage: Stage) -> Vec<(Choice, BTreeSet<Hotkey>)> {
+        let mut finals: BTreeMap<Digest, (Choice, BTreeSet<Hotkey>)> = BTreeMap::new();
+        for (author, digests) in self.bag.in_slot(Slot::Final(stage)) {
+            for digest in digests {
+                let Some(known) = self.bag.get(digest) else { continue };
+                let Statement::Final(choice) = &known.said().what else { continue };
+                let entry = finals.entry(choice.digest());
+                entry.or_insert_with(|| (choice.clone(), BTreeSet::new())).1.insert(author.clone());
+            }
+        }
+        finals.into_values().collect()
+    }
+
+    fn vouch(&mut self, items: Vec<Digest>, out: &mut Vec<Command>) {
+        for some in items.chunks(crate::statement::MAX_ITEMS) {
+            self.speak(Statement::Vouch(some.to_vec()), out);
+        }
+    }
+
+    fn end(&mut self, ended: Ended, out: &mut Vec<Command>) {
+        self.state = State::Ended;
+        if self.outcome.is_some() {
+            return;
+        }
+        let proofs = self.bag.proofs().iter().chain(&self.proofs).cloned().collect();
+        let outcome = Outcome { dropped: self.dropped(&ended), ended, proofs };
+        self.outcome = Some(outcome.clone());
+        out.push(Command::End(outcome));
+    }
+}
+
+/// The name under which a unanimity is vouched for.
+fn unanimity_name(choice: &Choice) -> Digest {
+    Bytes::new("unanimity").digest(&choice.digest()).hash()
+}
