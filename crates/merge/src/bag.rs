@@ -23,7 +23,7 @@ const VARIANTS: u8 = 4;
 pub(crate) struct Bag {
     log: Vec<Verified>,
     index: BTreeMap<Digest, usize>,
-    slots: BTreeMap<(Slot, Hotkey), Vec<Digest>>,
+    slots: BTreeMap<Slot, BTreeMap<Hotkey, Vec<Digest>>>,
     told: BTreeMap<(Slot, Hotkey, Hotkey), u8>,
     vouchers: BTreeMap<Digest, BTreeSet<Hotkey>>,
     claims: BTreeMap<Digest, BTreeMap<Hotkey, Digest>>,
@@ -46,13 +46,13 @@ impl Bag {
 
     /// What one author has said in a slot: nothing, one thing, or two that contradict each other.
     pub(crate) fn said(&self, slot: Slot, author: &Hotkey) -> &[Digest] {
-        self.slots.get(&(slot, author.clone())).map_or(&[], Vec::as_slice)
+        self.slots.get(&slot).and_then(|of_slot| of_slot.get(author)).map_or(&[], Vec::as_slice)
     }
 
     /// Everything said in a slot, by author.
     pub(crate) fn in_slot(&self, slot: Slot) -> impl Iterator<Item = (&Hotkey, &[Digest])> {
-        let of_slot = self.slots.iter().filter(move |((one, _), _)| *one == slot);
-        of_slot.map(|((_, author), digests)| (author, digests.as_slice()))
+        let of_slot = self.slots.get(&slot).into_iter().flatten();
+        of_slot.map(|(author, digests)| (author, digests.as_slice()))
     }
 
     /// Who has vouched for a statement, or for a unanimity.
@@ -90,7 +90,7 @@ impl Bag {
                 return;
             }
             *told = told.saturating_add(1);
-            let said = self.slots.entry((slot, author)).or_default();
+            let said = self.slots.entry(slot).or_default().entry(author).or_default();
             if let [first] = said.as_slice()
                 && let Some(first) = self.index.get(first)
             {

@@ -11,6 +11,7 @@ mod work;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -43,7 +44,7 @@ pub struct Machine {
     state: State,
     outcome: Option<Outcome>,
     began: Option<Duration>,
-    group: Option<Group>,
+    group: Option<Arc<Group>>,
     bag: Bag,
     saved: Saved,
     /// Asked to be signed, and when to ask again if that has failed.
@@ -142,7 +143,7 @@ impl Machine {
 
     /// The group, once it is agreed.
     pub fn group(&self) -> Option<&Group> {
-        self.group.as_ref()
+        self.group.as_deref()
     }
 
     /// How it ended.
@@ -371,16 +372,20 @@ impl Machine {
 
     /// The choices that were made for a stage, and by whom.
     fn finals(&self, stage: Stage) -> Vec<(Choice, BTreeSet<Hotkey>)> {
-        let mut finals: BTreeMap<Digest, (Choice, BTreeSet<Hotkey>)> = BTreeMap::new();
+        let mut finals: Vec<(Choice, BTreeSet<Hotkey>)> = Vec::new();
         for (author, digests) in self.bag.in_slot(Slot::Final(stage)) {
             for digest in digests {
                 let Some(known) = self.bag.get(digest) else { continue };
                 let Statement::Final(choice) = &known.said().what else { continue };
-                let entry = finals.entry(choice.digest());
-                entry.or_insert_with(|| (choice.clone(), BTreeSet::new())).1.insert(author.clone());
+                match finals.iter_mut().find(|(other, _)| other == choice) {
+                    Some((_, authors)) => {
+                        authors.insert(author.clone());
+                    }
+                    None => finals.push((choice.clone(), BTreeSet::from([author.clone()]))),
+                }
             }
         }
-        finals.into_values().collect()
+        finals
     }
 
     fn vouch(&mut self, items: Vec<Digest>, out: &mut Vec<Command>) {

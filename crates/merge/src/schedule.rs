@@ -106,6 +106,12 @@ impl Schedule {
         self.claims + self.step * self.more(signers.saturating_sub(1), 0)
     }
 
+    /// How long to wait after a failure, when so many came before it: longer each time, so that the
+    /// dead cost little, and never so long that one who is back would miss a step.
+    pub fn pause(&self, failed: u32) -> Duration {
+        self.pace * 2_u32.pow(failed.min(2))
+    }
+
     /// Steps for further signatures: as many as there can be faulty ones. Among more is an honest
     /// one, who has shown to all what it signed when fewer had.
     fn more(&self, signers: usize, beside: u32) -> u32 {

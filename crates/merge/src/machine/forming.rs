@@ -1,6 +1,6 @@
 //! Before the group is agreed: whose offers count, and who follows from them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use domain::Hotkey;
 
@@ -170,7 +170,7 @@ impl Machine {
         // After a restart the gradient may be another than the one that was offered then.
         let offered = group.offer(&self.start.me).and_then(|counted| counted.offer.gradient);
         self.gives = offered.is_some() && offered == self.start.gradient;
-        self.group = Some(group);
+        self.group = Some(Arc::new(group));
         self.state = State::Merging(Box::new(Merging::new(now)));
     }
 

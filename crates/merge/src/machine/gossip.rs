@@ -24,12 +24,19 @@ pub(super) struct Peer {
     calling: Option<Vec<Digest>>,
     told_group: Option<Digest>,
     again: Duration,
+    /// Calls that have failed one after the other.
+    failed: u32,
     polled: Option<Duration>,
     /// The last answer that it was given: names, and their digest.
     answer: Option<(Digest, Vec<Digest>)>,
     /// Digest of the last answer that it gave.
     had: Option<Digest>,
+    /// There was nothing new for it when this was so.
+    nothing: Option<Seen>,
 }
+
+/// All that decides what is new for a peer, beside what it has: statements, accepted ones, groups.
+type Seen = (usize, usize, Option<Digest>, Option<Digest>);
 
 impl Machine {
     pub(super) fn called(
@@ -56,6 +63,7 @@ impl Machine {
             peer.known.extend(peer.calling.take().unwrap_or_default());
             peer.polled = Some(now);
             peer.again = now;
+            peer.failed = 0;
         }
     }
 
@@ -63,7 +71,8 @@ impl Machine {
         if let Some(peer) = self.peers.get_mut(to) {
             peer.calling = None;
             peer.told_group = None;
-            peer.again = now + self.schedule.pace;
+            peer.again = now + self.schedule.pause(peer.failed);
+            peer.failed += 1;
         }
     }
 
@@ -75,7 +84,7 @@ impl Machine {
         }
         if incarnation > peer.incarnation {
             // It was started again and knows nothing any more.
-            *peer = Peer { again: peer.again, had: peer.had, ..Peer::default() };
+            *peer = Peer { had: peer.had, ..Peer::default() };
             peer.incarnation = incarnation;
         }
         peer.group = group;
@@ -92,7 +101,7 @@ impl Machine {
     /// What a peer is not known to have. About slices only members of the same group are told.
     fn news(&self, to: &Hotkey) -> Vec<Verified> {
         let Some(peer) = self.peers.get(to) else { return Vec::new() };
-        let mine = self.group.as_ref().map(crate::Group::digest);
+        let mine = self.group.as_ref().map(|group| group.digest());
         let same = mine.is_some() && peer.group == mine;
         let result = mine.and_then(|group| self.unanimity(Stage::Result(group)));
         let result = result.map(|choice| unanimity_name(&choice));
@@ -142,7 +151,7 @@ impl Machine {
     fn exchange(&self, to: &Hotkey, statements: Vec<Verified>) -> Exchange<Verified> {
         Exchange {
             incarnation: self.start.incarnation,
-            group: self.group.as_ref().map(crate::Group::digest),
+            group: self.group.as_ref().map(|group| group.digest()),
             had: self.peers.get(to).and_then(|peer| peer.had),
             statements,
         }
@@ -150,7 +159,7 @@ impl Machine {
 
     /// Calls whoever has something to be told. Who cannot be called asks around by itself.
     pub(super) fn gossip(&mut self, now: Duration, out: &mut Vec<Command>) {
-        let group = self.group.as_ref().map(crate::Group::digest);
+        let group = self.group.as_ref().map(|group| group.digest());
         let poll = !self.start.callable && self.outcome.is_none();
         let others: Vec<Hotkey> = self.peers.keys().cloned().collect();
         for to in others {
@@ -160,9 +169,16 @@ impl Machine {
             let Some(peer) = self.peers.get(&to).filter(|peer| peer.calling.is_none()) else {
                 continue;
             };
-            let (again, polled) = (peer.again, peer.polled);
-            let statements = self.news(&to);
-            if statements.is_empty() && peer.told_group == group {
+            let (again, polled, told_group) = (peer.again, peer.polled, peer.told_group);
+            let state = (self.bag.log().len(), self.accepted.len(), group, peer.group);
+            let known = peer.nothing == Some(state);
+            let statements = if known { Vec::new() } else { self.news(&to) };
+            if statements.is_empty()
+                && let Some(peer) = self.peers.get_mut(&to)
+            {
+                peer.nothing = Some(state);
+            }
+            if statements.is_empty() && told_group == group {
                 let next = polled.map_or(Duration::ZERO, |polled| polled + self.schedule.pace);
                 if !poll || !self.due(now, next) {
                     continue;

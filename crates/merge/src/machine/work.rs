@@ -22,8 +22,8 @@ use crate::{
 pub(super) struct Work {
     /// From whom something is being fetched, and until when.
     fetching: BTreeMap<Data, (Hotkey, Duration)>,
-    /// When it was last asked of whom.
-    tried: BTreeMap<(Data, Hotkey), Duration>,
+    /// How often, and until when, it was asked of whom.
+    tried: BTreeMap<(Data, Hotkey), (u32, Duration)>,
     pushing: BTreeMap<(Data, Hotkey), Push>,
     audits: BTreeMap<(Digest, u32), Audit>,
     /// What is being reduced here, of whose pieces.
@@ -111,8 +111,8 @@ impl Work {
 }
 
 impl Machine {
-    /// Fetches what is neither here nor under way from the one of `holders` that was asked the longest
-    /// time ago.
+    /// Fetches what is neither here nor under way from the one of `holders` that was asked the least
+    /// often.
     pub(super) fn fetch(
         &mut self,
         now: Duration,
@@ -130,11 +130,12 @@ impl Machine {
         let tried = |holder: &Hotkey| self.work.tried.get(&(data.clone(), holder.clone())).copied();
         let callable = holders.into_iter().filter(|h| self.can_be_called(h) && !self.is_me(h));
         let Some((last, from)) = callable.map(|h| (tried(&h), h)).min() else { return };
-        let again = last.map_or(now, |last| last + self.schedule.pace);
+        let (times, last) = last.unwrap_or((0, Duration::ZERO));
+        let again = if times == 0 { now } else { last + self.schedule.pause(times - 1) };
         if now >= until || !self.due(now, again) {
             return;
         }
-        self.work.tried.insert((data.clone(), from.clone()), now);
+        self.work.tried.insert((data.clone(), from.clone()), (times + 1, now));
         self.work.fetching.insert(data.clone(), (from.clone(), until));
         self.due(now, until);
         out.push(Command::Fetch { data: data.clone(), from, until });
