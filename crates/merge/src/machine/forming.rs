@@ -59,7 +59,7 @@ impl Machine {
             if self.due(now, until.min(self.schedule.end))
                 && let Some(choice) = decided
             {
-                self.fail_to_form(&choice, out);
+                self.fail_to_form(now, &choice, out);
             }
         }
     }
@@ -188,19 +188,21 @@ impl Machine {
         }
     }
 
-    fn fail_to_form(&mut self, choice: &Choice, out: &mut Vec<Command>) {
+    fn fail_to_form(&mut self, now: Duration, choice: &Choice, out: &mut Vec<Command>) {
         let Some(offers) = self.chosen(choice) else { return };
         let (group, _) = self.choose(&offers);
-        // Whoever is left out of a group that others have is told so: see `signed_by_most`.
-        let ended =
-            if group.has(&self.start.me) && (group.size() == 1 || group.quorum() > group.size()) {
-                self.too_few(&group)
-            } else {
-                let finals = self.finals(Stage::Group);
-                let mine = finals.iter().find(|(final_, _)| final_ == choice);
-                let signed = mine.map_or(0, |(_, authors)| authors.len());
-                Ended::Failed(Failure::NoAgreement { signed, needed: group.quorum() })
-            };
+        let too_small = group.size() == 1 || group.quorum() > group.size();
+        let ended = if group.has(&self.start.me) && too_small {
+            self.too_few(&group)
+        } else if self.due(now, self.schedule.end) {
+            let finals = self.finals(Stage::Group);
+            let mine = finals.iter().find(|(final_, _)| final_ == choice);
+            let signed = mine.map_or(0, |(_, authors)| authors.len());
+            Ended::Failed(Failure::NoAgreement { signed, needed: group.quorum() })
+        } else {
+            // Cut off, it seems. Once back it hears what the others have signed, and follows.
+            return;
+        };
         self.end(ended, out);
     }
 

@@ -46,7 +46,7 @@ impl Machine {
         out: &mut Vec<Command>,
     ) {
         self.hear(&from, exchange);
-        let statements = self.news(&from);
+        let statements = self.take_news(&from);
         let exchange = self.exchange(&from, statements);
         if let Some(peer) = self.peers.get_mut(&from) {
             let told: Vec<Digest> = exchange.statements.iter().map(Verified::digest).collect();
@@ -96,6 +96,23 @@ impl Machine {
         for one in statements {
             self.take(from, one);
         }
+    }
+
+    /// As [`Machine::news`], without looking again where nothing can have changed.
+    fn take_news(&mut self, to: &Hotkey) -> Vec<Verified> {
+        let Some(peer) = self.peers.get(to) else { return Vec::new() };
+        let group = self.group.as_ref().map(|group| group.digest());
+        let seen = (self.bag.log().len(), self.accepted.len(), group, peer.group);
+        if peer.nothing == Some(seen) {
+            return Vec::new();
+        }
+        let news = self.news(to);
+        if news.is_empty()
+            && let Some(peer) = self.peers.get_mut(to)
+        {
+            peer.nothing = Some(seen);
+        }
+        news
     }
 
     /// What a peer is not known to have. About slices only members of the same group are told.
@@ -170,14 +187,7 @@ impl Machine {
                 continue;
             };
             let (again, polled, told_group) = (peer.again, peer.polled, peer.told_group);
-            let state = (self.bag.log().len(), self.accepted.len(), group, peer.group);
-            let known = peer.nothing == Some(state);
-            let statements = if known { Vec::new() } else { self.news(&to) };
-            if statements.is_empty()
-                && let Some(peer) = self.peers.get_mut(&to)
-            {
-                peer.nothing = Some(state);
-            }
+            let statements = self.take_news(&to);
             if statements.is_empty() && told_group == group {
                 let next = polled.map_or(Duration::ZERO, |polled| polled + self.schedule.pace);
                 if !poll || !self.due(now, next) {
