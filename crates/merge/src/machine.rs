@@ -58,6 +58,8 @@ pub struct Machine {
     gives: bool,
     proofs: Vec<Proof>,
     wake: Option<Duration>,
+    /// When time alone changes what follows from what has been said.
+    quiet: Option<Duration>,
 }
 
 impl Machine {
@@ -83,6 +85,7 @@ impl Machine {
             gives: start.gradient.is_some(),
             proofs: Vec::new(),
             wake: None,
+            quiet: None,
             start,
         }
     }
@@ -90,7 +93,13 @@ impl Machine {
     /// Takes an event in, at `now` since the merge's agreed start, and says what to do.
     pub fn handle(&mut self, now: Duration, event: Event) -> Vec<Command> {
         let mut out = Vec::new();
+        let first = self.began.is_none();
         self.began.get_or_insert(now);
+        let said = self.bag.log().len();
+        let only_talk = matches!(
+            event,
+            Event::Tick | Event::Called { .. } | Event::Answered { .. } | Event::CallFailed { .. }
+        );
         match event {
             Event::Tick => {}
             Event::Signed(verified) => {
@@ -127,7 +136,14 @@ impl Machine {
                 self.end(Ended::Failed(Failure::Cancelled), &mut out);
             }
         }
-        self.advance(now, &mut out);
+        let quiet = self.quiet.is_none_or(|until| now < until);
+        if only_talk && !first && self.bag.log().len() == said && quiet {
+            self.wake = self.quiet;
+        } else {
+            self.advance(now, &mut out);
+            self.quiet = self.wake;
+        }
+        self.gossip(now, &mut out);
         out
     }
 
@@ -193,7 +209,6 @@ impl Machine {
         } else if self.outcome.is_none() {
             self.state = State::Forming;
         }
-        self.gossip(now, out);
     }
 
     /// Whether it is `at` or later; else wakes the machine then.

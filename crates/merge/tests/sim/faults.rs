@@ -68,6 +68,8 @@ pub enum Fault {
     Equivocates(Kind),
     /// Says it to one member only, at the last moment.
     Hides(Kind, Duration, usize),
+    /// Keeps what these have said to itself, and says it to one member only, at the last moment.
+    Conspires(Kind, Duration, usize, [usize; 2]),
     /// Tells nothing to this one.
     Shuns(usize),
     /// Vouches for everything, also what it does not hold.
@@ -87,6 +89,7 @@ impl Fault {
                 | Self::FalseClaims
                 | Self::Equivocates(_)
                 | Self::Hides(..)
+                | Self::Conspires(..)
                 | Self::VouchesBlindly
         )
     }
@@ -120,6 +123,14 @@ impl Fault {
         }
     }
 
+    /// When something is shown to whom that was kept back.
+    pub fn reveals(&self) -> Option<(Duration, usize)> {
+        match self {
+            Self::Hides(_, at, only) | Self::Conspires(_, at, only, _) => Some((*at, *only)),
+            _ => None,
+        }
+    }
+
     /// What goes out instead of `exchange`; nothing where it is dropped.
     pub fn tamper(
         &self,
@@ -127,6 +138,7 @@ impl Fault {
         rng: &mut Rng,
         now: Duration,
         (me, to): (usize, usize),
+        kept: &mut Vec<Verified>,
         mut exchange: Exchange<Verified>,
     ) -> Option<Exchange<Verified>> {
         let own = |one: &Verified| one.said().author == hotkey(me);
@@ -141,7 +153,18 @@ impl Fault {
                 }
             }
             Self::Hides(kind, until, only) if now < *until || to != *only => {
-                exchange.statements.retain(|one| !(own(one) && kind.is(one.said())));
+                let hidden = |one: &Verified| own(one) && kind.is(one.said());
+                keep(kept, &mut exchange.statements, hidden);
+            }
+            Self::Conspires(kind, until, only, authors) if now < *until || to != *only => {
+                let of_them = |one: &Verified| {
+                    authors.iter().any(|author| one.said().author == hotkey(*author))
+                };
+                let among_them = authors.contains(&to);
+                let hidden = |one: &Verified| {
+                    of_them(one) && (kind.is(one.said()) || Kind::Vouch.is(one.said()))
+                };
+                keep(kept, &mut exchange.statements, |one| !among_them && hidden(one));
             }
             Self::VouchesBlindly => {
                 let items: Vec<Digest> = exchange
@@ -178,6 +201,19 @@ impl Fault {
             _ => {}
         }
         Some(exchange)
+    }
+}
+
+/// Keeps back what is hidden.
+fn keep(
+    kept: &mut Vec<Verified>,
+    statements: &mut Vec<Verified>,
+    hidden: impl Fn(&Verified) -> bool,
+) {
+    for one in statements.extract_if(.., |one| hidden(one)) {
+        if kept.iter().all(|before| before.digest() != one.digest()) {
+            kept.push(one);
+        }
     }
 }
 

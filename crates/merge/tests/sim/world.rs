@@ -47,6 +47,7 @@ enum Act {
     Call { from: usize, to: usize, exchange: Exchange<Verified>, again: bool },
     Kill(usize),
     Begin(usize),
+    Reveal(usize, usize),
 }
 
 #[derive(Debug)]
@@ -59,6 +60,8 @@ struct Node {
     ended: Option<(Duration, Outcome)>,
     last_lost: BTreeMap<usize, bool>,
     terms: Terms,
+    /// What it keeps from the others for now.
+    kept: Vec<Verified>,
 }
 
 /// All of it.
@@ -112,6 +115,9 @@ impl World {
         };
         for (index, member) in members.into_iter().enumerate() {
             let skew = schedule.step * u32::try_from(world.rng.below(10)).unwrap() / 100;
+            if let Some((at, to)) = member.fault.reveals() {
+                world.at(at, Act::Reveal(index, to));
+            }
             match member.fault {
                 Fault::Silent => {}
                 Fault::Dies(at) => {
@@ -138,6 +144,7 @@ impl World {
                 ended: None,
                 last_lost: BTreeMap::new(),
                 terms: world.terms.clone(),
+                kept: Vec::new(),
             });
         }
         world
@@ -193,6 +200,7 @@ impl World {
             match self.acts.remove(&id).unwrap() {
                 Act::Tell(to, life, event) => self.handle(to, life, event),
                 Act::Call { from, to, exchange, again } => self.arrive(from, to, exchange, again),
+                Act::Reveal(from, to) => self.reveal(from, to),
                 Act::Kill(index) => self.nodes[index].machine = None,
                 Act::Begin(index) => {
                     self.nodes[index].life += 1;
@@ -279,7 +287,9 @@ impl World {
                 let failed = Event::CallFailed { to: to.clone() };
                 let to = index(&to);
                 let fault = self.nodes[me].member.fault.clone();
-                let sent = fault.tamper(&self.keys, &mut self.rng, self.now, (me, to), exchange);
+                let kept = &mut self.nodes[me].kept;
+                let (rng, now) = (&mut self.rng, self.now);
+                let sent = fault.tamper(&self.keys, rng, now, (me, to), kept, exchange);
                 let lost = self.loses(me, to);
                 let Some(exchange) = sent.filter(|_| self.nodes[to].member.callable && !lost)
                 else {
@@ -342,6 +352,16 @@ impl World {
         }
     }
 
+    /// Shows one member what was kept back.
+    fn reveal(&mut self, from: usize, to: usize) {
+        let node = &self.nodes[from];
+        let Some(machine) = node.machine.as_ref().filter(|_| from != to) else { return };
+        let group = machine.group().map(merge::Group::digest);
+        let statements = node.kept.clone();
+        let exchange = Exchange { incarnation: node.life, group, had: None, statements };
+        self.at(self.now, Act::Call { from, to, exchange, again: true });
+    }
+
     fn arrive(&mut self, from: usize, to: usize, exchange: Exchange<Verified>, again: bool) {
         let (now, pace, caller) = (self.now, self.schedule.pace, hotkey(from));
         if !self.reaches(from, to) {
@@ -362,7 +382,8 @@ impl World {
         self.wake(to);
         let answer = answer.expect("a call is answered");
         let fault = self.nodes[to].member.fault.clone();
-        let answer = fault.tamper(&self.keys, &mut self.rng, now, (to, from), answer);
+        let kept = &mut self.nodes[to].kept;
+        let answer = fault.tamper(&self.keys, &mut self.rng, now, (to, from), kept, answer);
         let lost = self.loses(to, from);
         if again {
             return;
