@@ -93,6 +93,21 @@ fn when_all_is_well_nobody_waits_for_a_deadline() {
     }
 }
 
+#[test]
+fn the_number_of_message_delays_does_not_grow_with_the_members() {
+    for count in 2..=8 {
+        let net = Net { even: true, ..Net::default() };
+        let (world, ended) = run(1, net, &honest(count), 1, 2);
+        let delay = world.schedule.pace / 4;
+        let last = ended.iter().map(|end| end.as_ref().unwrap().0).max().unwrap();
+        let delays = last.as_secs_f64() / delay.as_secs_f64();
+        println!("{count} members: {delays:.1} message delays");
+        // Ten for five signed messages, each of which may wait for the call before it to come back;
+        // eight for two transfers, two for an audit; the rest is for signing and reducing.
+        assert!(delays < 23.0, "{count} members needed {delays:.1} message delays");
+    }
+}
+
 /// These faults, and honest members beside them.
 fn all_of(faults: impl IntoIterator<Item = Fault>, count: usize) -> Vec<Member> {
     let mut members: Vec<Member> = faults.into_iter().map(Member::with).collect();
@@ -147,7 +162,7 @@ fn any_one_fault_costs_three_to_eight_members_nothing_but_the_faulty_ones_part()
         for count in [3, 4, 5, 8] {
             println!("{fault:?} among {count}");
             let members = all_of([fault.clone()], count);
-            let net = Net { loss: 10, twice: 10, split: None };
+            let net = Net { loss: 10, twice: 10, ..Net::default() };
             let (world, ended) = run(count as u64, net, &members, 1, 2);
             check_timely(&world, &members, &ended);
             let Some(reason) = proof else { continue };
@@ -221,16 +236,14 @@ fn what_two_liars_show_to_one_member_at_the_last_moment_counts_for_all_or_for_no
             _ => vec![schedule.offers, schedule.offered, schedule.claims, schedule.decided],
         };
         for deadline in deadlines {
-            for eighths in [-12, -6, -3, -2, -1, 0, 1, 3] {
-                let at = match eighths {
-                    0.. => deadline + schedule.pace * u32::try_from(eighths).unwrap(),
-                    _ => deadline - schedule.pace * u32::try_from(-eighths).unwrap(),
-                };
+            // In parts of a pause: a message takes up to 8, bytes up to 32.
+            for parts in [48, 40, 32, 24, 20, 16, 12, 10, 8, 7, 6, 5, 4, 3, 2, 1, 0] {
+                let at = deadline - schedule.pace * parts / 32;
                 println!("{kind:?} at {at:?}");
                 let liar = Fault::Conspires(kind, at, 2, [0, 1]);
                 let members = all_of([liar.clone(), liar], 5);
                 let net = Net { loss: 5, ..Net::default() };
-                let (world, ended) = run(7, net, &members, 2, 3);
+                let (world, ended) = run(parts.into(), net, &members, 2, 3);
                 check_timely(&world, &members, &ended);
                 let Some((_, outcome)) = &ended[4] else { panic!("never ended") };
                 if let (Kind::Offer, Ended::Merged(merged)) = (kind, &outcome.ended) {
@@ -252,7 +265,7 @@ fn members_that_nobody_can_call_give_and_get_by_calls_of_their_own() {
             for member in &mut members[..dial_only] {
                 member.callable = false;
             }
-            let net = Net { loss: 10, twice: 5, split: None };
+            let net = Net { loss: 10, twice: 5, ..Net::default() };
             let (world, ended) = run(dial_only as u64, net, &members, 2, 2);
             check_timely(&world, &members, &ended);
         }
@@ -372,7 +385,7 @@ fn random(seed: u64) {
     let splits = !timely && rng.chance(50);
     let from = rng.below(900);
     let split = splits.then(|| (secs(from), secs(from + rng.below(900))));
-    let net = Net { loss: rng.below(15), twice: rng.below(15), split };
+    let net = Net { loss: rng.below(15), twice: rng.below(15), split, even: false };
     let min_group = u32::try_from(count / 2 + 1).unwrap();
     let room = u8::try_from(faults).unwrap();
     let mut world = World::new(rng.next(), net, members.clone(), room, min_group);

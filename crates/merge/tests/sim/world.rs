@@ -37,6 +37,8 @@ pub struct Net {
     pub loss: u64,
     /// Percent of calls that come twice.
     pub twice: u64,
+    /// All messages take the same time, and nothing has to be tried again.
+    pub even: bool,
     /// The lower half does not reach the upper half from here to there.
     pub split: Option<(Duration, Duration)>,
 }
@@ -244,7 +246,8 @@ impl World {
 
     fn latency(&mut self, from: usize) -> Duration {
         let most = self.schedule.pace / 4;
-        let lat = most * u32::try_from(1 + self.rng.below(100)).unwrap() / 100;
+        let part = if self.net.even { 100 } else { 1 + self.rng.below(100) };
+        let lat = most * u32::try_from(part).unwrap() / 100;
         match self.nodes[from].member.fault {
             Fault::Slow(more) => lat + more,
             _ => lat,
@@ -276,7 +279,7 @@ impl World {
         match command {
             Command::Save(saved) => self.nodes[me].saved = saved,
             Command::Sign(said) => {
-                let event = if self.rng.chance(3) {
+                let event = if !self.net.even && self.rng.chance(3) {
                     Event::NotSigned(said)
                 } else {
                     Event::Signed(self.keys.sign(said))
