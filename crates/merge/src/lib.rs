@@ -17,8 +17,9 @@
 //! Offers and slices are agreed on in the same way, an authenticated broadcast in the manner of Dolev
 //! and Strong: what more have signed counts for longer, by one step for each signature (see
 //! [`Schedule`]). When everybody has signed that it has seen the same, nobody waits for the times.
-//! When all is well that takes seven message delays and two transfers of slices:
-//! offers, readiness, choice; slices, vouching or auditing, readiness, choice.
+//! When all is well that takes, for any number of members, five signed messages one after the other
+//! (offer, readiness for the group, slice, readiness for the result, choice), two transfers of slices
+//! and an audit.
 //!
 //! # What holds
 //!
@@ -26,12 +27,13 @@
 //! knows within [`Schedule::step`], and holds within [`Schedule::transfer`]. A member that is cut off
 //! for longer counts as faulty, and so does one that is killed, though it is started again.
 //!
-//! - With a timely network and at most `max_faults` faulty members, less than half, all honest
-//!   members of a group end with the same [`Merged`], or all with a failure.
-//! - Without it, two honest members do not end with different results as long as fewer than
-//!   `2 quorum - size` members of the group *lie*; crashes, restarts and partitions are no lies. With
-//!   the least quorum, a majority, that is one liar in an even group and none in an odd one: raise
-//!   `min_group` to bear more. Some members may end with the result and others with a failure.
+//! - With a timely network, at most `max_faults` faulty members, and a quorum of honest ones, all honest
+//!   members end with the same [`Merged`], if one of the owners of each slice is honest.
+//! - Without it, two honest members of a group do not end with different results as long as fewer than
+//!   `2 quorum - size` of its members *lie*; crashes, restarts and partitions are no lies. With the
+//!   least quorum, a majority, that is one liar in an even group and none in an odd one: raise
+//!   `min_group` to bear more. Some members may end with the result and others with a failure, which
+//!   they know.
 //! - Partitions that are there before the groups are agreed on make groups of their own. Only one can
 //!   be large enough when `min_group` is more than half of the roster.
 //! - No honest member is ever proven guilty, whatever the network does, as long as what it was told

@@ -8,61 +8,10 @@ mod sim;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use merge::{Digest, Ended, Failure, Outcome};
-use sim::{Fault, Keys, Kind, Member, Net, Rng, World, hotkey};
-
-/// A member that is killed, given up, slow or cut off has failed too, though it did no wrong.
-fn is_faulty(member: &Member) -> bool {
-    !matches!(member.fault, Fault::None | Fault::Replays)
-}
-
-fn digest_of(outcome: &Outcome) -> Option<Digest> {
-    match &outcome.ended {
-        Ended::Merged(merged) => Some(merged.digest),
-        Ended::Solo | Ended::Failed(_) => None,
-    }
-}
-
-/// What holds in any network: nobody honest is proven guilty, proofs convince, and, where no more lie
-/// than the quorum bears, whoever has merged has the same bits.
-fn check_always(keys: &Keys, members: &[Member], agree: bool, ended: &Ends) {
-    let liars: BTreeSet<usize> =
-        (0..members.len()).filter(|index| members[*index].fault.lies()).collect();
-    let mut digests = BTreeSet::new();
-    for (index, end) in ended.iter().enumerate() {
-        let Some((_, outcome)) = end.as_ref().filter(|_| !liars.contains(&index)) else { continue };
-        for proof in &outcome.proofs {
-            let against = proof.verify(keys, keys).expect("a proof convinces");
-            assert!(
-                liars.iter().any(|liar| hotkey(*liar) == *against),
-                "{} is blamed by {index} for {}",
-                (0..members.len()).find(|i| hotkey(*i) == *against).unwrap(),
-                proof.reason(),
-            );
-        }
-        digests.extend(digest_of(outcome));
-    }
-    assert!(!agree || digests.len() <= 1, "results differ");
-}
-
-/// What holds when the network is timely and no more are faulty than the deadlines have room for.
-fn check_timely(world: &World, members: &[Member], ended: &Ends) {
-    for (index, member) in members.iter().enumerate() {
-        if is_faulty(member) {
-            continue;
-        }
-        let (at, outcome) = ended[index].as_ref().unwrap_or_else(|| panic!("{index} never ended"));
-        assert!(*at <= world.schedule.end + world.schedule.step, "{index} ended too late");
-        let Ended::Merged(merged) = &outcome.ended else {
-            panic!("{index} ended with {:?}", outcome.ended);
-        };
-        for (giver, other) in members.iter().enumerate() {
-            if !is_faulty(other) && other.gives {
-                assert!(merged.members.contains_key(&hotkey(giver)), "{giver} was left out");
-            }
-        }
-    }
-}
+use merge::{Digest, Ended, Failure};
+use sim::{
+    Ends, Fault, Kind, Member, Net, Rng, World, check_always, check_timely, hotkey, is_faulty,
+};
 
 fn run(seed: u64, net: Net, members: &[Member], faults: u8, min_group: u32) -> (World, Ends) {
     let mut world = World::new(seed, net, members.to_vec(), faults, min_group);
@@ -70,8 +19,6 @@ fn run(seed: u64, net: Net, members: &[Member], faults: u8, min_group: u32) -> (
     check_always(&world.keys, members, true, &ended);
     (world, ended)
 }
-
-type Ends = Vec<Option<(Duration, Outcome)>>;
 
 fn honest(count: usize) -> Vec<Member> {
     vec![Member::with(Fault::None); count]
@@ -101,10 +48,11 @@ fn the_number_of_message_delays_does_not_grow_with_the_members() {
         let delay = world.schedule.pace / 4;
         let last = ended.iter().map(|end| end.as_ref().unwrap().0).max().unwrap();
         let delays = last.as_secs_f64() / delay.as_secs_f64();
-        println!("{count} members: {delays:.1} message delays");
+        eprintln!("{count} members: {delays:.1} message delays");
         // Ten for five signed messages, each of which may wait for the call before it to come back;
-        // eight for two transfers, two for an audit; the rest is for signing and reducing.
-        assert!(delays < 23.0, "{count} members needed {delays:.1} message delays");
+        // eight for two transfers, two for an audit, four for a fetch that comes too early; the rest
+        // is for signing and reducing.
+        assert!(delays < 28.0, "{count} members needed {delays:.1} message delays");
     }
 }
 
@@ -160,7 +108,7 @@ fn each_fault() -> Vec<(Fault, Option<&'static str>)> {
 fn any_one_fault_costs_three_to_eight_members_nothing_but_the_faulty_ones_part() {
     for (fault, proof) in each_fault() {
         for count in [3, 4, 5, 8] {
-            println!("{fault:?} among {count}");
+            eprintln!("{fault:?} among {count}");
             let members = all_of([fault.clone()], count);
             let net = Net { loss: 10, twice: 10, ..Net::default() };
             let (world, ended) = run(count as u64, net, &members, 1, 2);
@@ -204,7 +152,7 @@ fn three_members_and_one_fault_at_every_moment() {
             Fault::CutOff(at, secs(2000)),
         ];
         for fault in faults {
-            println!("{fault:?}");
+            eprintln!("{fault:?}");
             let members = all_of([fault], 3);
             let (world, ended) = run(moment, Net::default(), &members, 1, 2);
             check_timely(&world, &members, &ended);
@@ -239,7 +187,7 @@ fn what_two_liars_show_to_one_member_at_the_last_moment_counts_for_all_or_for_no
             // In parts of a pause: a message takes up to 8, bytes up to 32.
             for parts in [48, 40, 32, 24, 20, 16, 12, 10, 8, 7, 6, 5, 4, 3, 2, 1, 0] {
                 let at = deadline - schedule.pace * parts / 32;
-                println!("{kind:?} at {at:?}");
+                eprintln!("{kind:?} at {at:?}");
                 let liar = Fault::Conspires(kind, at, 2, [0, 1]);
                 let members = all_of([liar.clone(), liar], 5);
                 let net = Net { loss: 5, ..Net::default() };
@@ -434,5 +382,5 @@ fn many_schedules() {
         seed += 1;
     }
     clock.join().unwrap();
-    println!("{} schedules, from seed {from} on", seed - from);
+    eprintln!("{} schedules, from seed {from} on", seed - from);
 }

@@ -1,7 +1,5 @@
 //! What is signed, what it is bound to, and what proves somebody guilty.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::time::Duration;
 
 use domain::{ExpertGroup, Hotkey, ModelHash, RoundId};

@@ -9,7 +9,7 @@ use crate::{
     bytes::Digest,
     event::Command,
     exchange::{Exchange, MAX_STATEMENTS, names},
-    machine::{Machine, unanimity_name},
+    machine::{Machine, counting::unanimity_name},
     statement::{Slot, Stage, Statement, Verified},
 };
 

@@ -1,10 +1,13 @@
 //! A network of machines in virtual time, with a fault for each member: everything follows from a
 //! seed, so a failure can be seen again.
 
+mod bytes;
+mod checks;
 mod faults;
 mod keys;
 mod world;
 
+pub use checks::{Ends, check_always, check_timely, is_faulty};
 pub use faults::{Fault, Kind};
 pub use keys::{Keys, hotkey};
 pub use world::{Member, Net, World};

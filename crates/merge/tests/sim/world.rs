@@ -8,7 +8,7 @@ use std::{
 
 use domain::{ExpertGroup, ModelHash, RoundId};
 use merge::{
-    Command, Data, Digest, Event, Exchange, Gradient, Machine, Outcome, PROTOCOL, Roster, Saved,
+    Command, Digest, Event, Exchange, Gradient, Machine, Outcome, PROTOCOL, Roster, Saved,
     Schedule, Start, Statement, Terms, Verdict, Verified,
 };
 
@@ -45,7 +45,7 @@ pub struct Net {
 
 #[derive(Debug)]
 enum Act {
-    Tell(usize, u64, Event),
+    Tell(usize, u64, Box<Event>),
     Call { from: usize, to: usize, exchange: Exchange<Verified>, again: bool },
     Kill(usize),
     Begin(usize),
@@ -53,9 +53,9 @@ enum Act {
 }
 
 #[derive(Debug)]
-struct Node {
-    member: Member,
-    machine: Option<Machine>,
+pub(super) struct Node {
+    pub(super) member: Member,
+    pub(super) machine: Option<Machine>,
     life: u64,
     saved: Saved,
     waking: Option<Duration>,
@@ -73,11 +73,11 @@ pub struct World {
     pub schedule: Schedule,
     net: Net,
     rng: Rng,
-    now: Duration,
+    pub(super) now: Duration,
     count: u64,
     queue: BinaryHeap<Reverse<(Duration, u64)>>,
     acts: BTreeMap<u64, Act>,
-    nodes: Vec<Node>,
+    pub(super) nodes: Vec<Node>,
     steps: u64,
 }
 
@@ -116,7 +116,8 @@ impl World {
             steps: 0,
         };
         for (index, member) in members.into_iter().enumerate() {
-            let skew = schedule.step * u32::try_from(world.rng.below(10)).unwrap() / 100;
+            let percent = if net.even { 0 } else { world.rng.below(10) };
+            let skew = schedule.step * u32::try_from(percent).unwrap() / 100;
             if let Some((at, to)) = member.fault.reveals() {
                 world.at(at, Act::Reveal(index, to));
             }
@@ -133,7 +134,7 @@ impl World {
                 }
                 Fault::Cancels(at) => {
                     world.at(skew, Act::Begin(index));
-                    world.at(at.max(skew), Act::Tell(index, 1, Event::Cancel));
+                    world.at(at.max(skew), Act::Tell(index, 1, Box::new(Event::Cancel)));
                 }
                 _ => world.at(skew, Act::Begin(index)),
             }
@@ -185,9 +186,9 @@ impl World {
         self.queue.push(Reverse((at.max(self.now), self.count)));
     }
 
-    fn tell(&mut self, to: usize, after: Duration, event: Event) {
+    pub(super) fn tell(&mut self, to: usize, after: Duration, event: Event) {
         let life = self.nodes[to].life;
-        self.at(self.now + after, Act::Tell(to, life, event));
+        self.at(self.now + after, Act::Tell(to, life, Box::new(event)));
     }
 
     /// Runs until nothing happens any more; how each member ended, and when.
@@ -200,7 +201,7 @@ impl World {
             }
             self.now = at;
             match self.acts.remove(&id).unwrap() {
-                Act::Tell(to, life, event) => self.handle(to, life, event),
+                Act::Tell(to, life, event) => self.handle(to, life, *event),
                 Act::Call { from, to, exchange, again } => self.arrive(from, to, exchange, again),
                 Act::Reveal(from, to) => self.reveal(from, to),
                 Act::Kill(index) => self.nodes[index].machine = None,
@@ -240,11 +241,11 @@ impl World {
         if node.waking.is_none_or(|waking| at < waking) {
             node.waking = Some(at);
             let life = node.life;
-            self.at(at, Act::Tell(index, life, Event::Tick));
+            self.at(at, Act::Tell(index, life, Box::new(Event::Tick)));
         }
     }
 
-    fn latency(&mut self, from: usize) -> Duration {
+    pub(super) fn latency(&mut self, from: usize) -> Duration {
         let most = self.schedule.pace / 4;
         let part = if self.net.even { 100 } else { 1 + self.rng.below(100) };
         let lat = most * u32::try_from(part).unwrap() / 100;
@@ -254,7 +255,7 @@ impl World {
         }
     }
 
-    fn reaches(&self, from: usize, to: usize) -> bool {
+    pub(super) fn reaches(&self, from: usize, to: usize) -> bool {
         let cut = |index: usize| match self.nodes[index].member.fault {
             Fault::CutOff(since, until) => (since..until).contains(&self.now),
             _ => false,
@@ -397,57 +398,6 @@ impl World {
                 self.tell(from, latency, Event::Answered { from: hotkey(to), exchange });
             }
             None => self.tell(from, pace, Event::CallFailed { to: hotkey(to) }),
-        }
-    }
-
-    /// Whether a member gives bytes that fit to another one.
-    fn serves(&self, from: usize, to: usize, data: &Data) -> Option<bool> {
-        let node = &self.nodes[from];
-        match node.member.fault {
-            Fault::Stalls => return None,
-            Fault::ServesHalf if to >= self.nodes.len() / 2 => return None,
-            Fault::Garbage => return Some(false),
-            _ => {}
-        }
-        let machine = node.machine.as_ref()?;
-        let own = |digest: &Digest| {
-            let asker = self.nodes[to].machine.as_ref();
-            let said = asker.and_then(|asker| asker.statement(digest));
-            said.is_some_and(|one| one.said().author == hotkey(from))
-        };
-        // Who says two things about its slice has both.
-        let both = matches!(node.member.fault, Fault::Equivocates(_))
-            && matches!(data, Data::Reduced(digest) if own(digest));
-        Some(both || machine.serves(&hotkey(to), data))
-    }
-
-    fn fetch(&mut self, me: usize, data: Data, from: usize, until: Duration) {
-        let left = until.saturating_sub(self.now);
-        let failed = Event::FetchFailed { data: data.clone(), from: hotkey(from) };
-        if !self.reaches(from, me) || !self.nodes[from].member.callable {
-            return self.tell(me, self.schedule.pace.min(left), failed);
-        }
-        let took = self.latency(from) * 4;
-        match self.serves(from, me, &data) {
-            Some(true) if took <= left => self.tell(me, took, Event::Held(data)),
-            Some(_) => self.tell(me, took.min(left), failed),
-            // Nobody tells: the machine has its own deadlines.
-            None => {}
-        }
-    }
-
-    fn push(&mut self, me: usize, data: Data, to: usize, until: Duration) {
-        let left = until.saturating_sub(self.now);
-        let wants = self.reaches(me, to)
-            && self.nodes[to].member.callable
-            && self.nodes[to].machine.as_ref().unwrap().wants(&hotkey(me), &data);
-        let has = self.serves(me, to, &data) == Some(true);
-        let took = self.latency(me) * 4;
-        if wants && has && took <= left {
-            self.tell(to, took, Event::Held(data.clone()));
-            self.tell(me, took, Event::Pushed { data, to: hotkey(to) });
-        } else {
-            self.tell(me, took.min(left), Event::PushFailed { data, to: hotkey(to) });
         }
     }
 }
