@@ -100,19 +100,23 @@ impl Machine {
 
     /// As [`Machine::news`], without looking again where nothing can have changed.
     fn take_news(&mut self, to: &Hotkey) -> Vec<Verified> {
-        let Some(peer) = self.peers.get(to) else { return Vec::new() };
-        let group = self.group.as_ref().map(|group| group.digest());
-        let seen = (self.bag.log().len(), self.accepted.len(), group, peer.group);
-        if peer.nothing == Some(seen) {
+        let seen = self.seen(to);
+        if seen.is_none() || self.peers.get(to).is_none_or(|peer| peer.nothing == seen) {
             return Vec::new();
         }
         let news = self.news(to);
         if news.is_empty()
             && let Some(peer) = self.peers.get_mut(to)
         {
-            peer.nothing = Some(seen);
+            peer.nothing = seen;
         }
         news
+    }
+
+    fn seen(&self, to: &Hotkey) -> Option<Seen> {
+        let group = self.group.as_ref().map(|group| group.digest());
+        let peer = self.peers.get(to)?;
+        Some((self.bag.log().len(), self.accepted.len(), group, peer.group))
     }
 
     /// What a peer is not known to have. About slices only members of the same group are told.
@@ -187,15 +191,19 @@ impl Machine {
                 continue;
             };
             let (again, polled, told_group) = (peer.again, peer.polled, peer.told_group);
+            if now < again {
+                // What is new is looked for then, not at every event before.
+                if poll || told_group != group || peer.nothing != self.seen(&to) {
+                    self.due(now, again);
+                }
+                continue;
+            }
             let statements = self.take_news(&to);
             if statements.is_empty() && told_group == group {
                 let next = polled.map_or(Duration::ZERO, |polled| polled + self.schedule.pace);
                 if !poll || !self.due(now, next) {
                     continue;
                 }
-            }
-            if !self.due(now, again) {
-                continue;
             }
             let exchange = self.exchange(&to, statements);
             if let Some(peer) = self.peers.get_mut(&to) {
