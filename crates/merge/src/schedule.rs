@@ -54,7 +54,7 @@ impl Schedule {
         let units = OFFERS
             + (f + 2) * STEP
             + (f + 1) * ATTEMPT
-            + f * TRANSFER
+            + (f + 1) * TRANSFER
             + AUDIT
             + (f + 1) * STEP
             + 2 * STEP;
@@ -64,7 +64,7 @@ impl Schedule {
         let offers = unit * OFFERS;
         let offered = offers + unit * (f + 1) * STEP;
         let grouped = offered + unit * STEP;
-        let reduced = grouped + unit * (f + 1) * ATTEMPT;
+        let reduced = grouped + unit * ((f + 1) * ATTEMPT + TRANSFER);
         let claims = reduced + unit * (f * TRANSFER + AUDIT);
         let decided = claims + unit * (f + 1) * STEP;
         Self {
@@ -85,25 +85,25 @@ impl Schedule {
         }
     }
 
-    /// Until when an offer counts that `signers` have signed, its author among them.
+    /// Until when an offer counts that so many others have signed. With nobody else it is one's own,
+    /// and a step must be left for the others to see it, as with every further signature.
     pub fn offer(&self, signers: usize) -> Duration {
-        self.offers + self.step * self.more(signers.saturating_sub(1), 0)
+        self.offers - self.step + self.step * self.steps(signers)
     }
 
-    /// Until when the unanimity of a stage counts that `signers` others have vouched for; nobody
-    /// is its author.
+    /// Until when the unanimity of a stage counts that so many others have vouched for.
     pub fn unanimity(&self, base: Duration, signers: usize) -> Duration {
-        base + self.step * self.more(signers, 1)
+        base + self.step * self.steps(signers)
     }
 
-    /// Until when a reduced slice counts that `signers` have signed, its owner among them.
+    /// Until when a reduced slice counts that so many others have signed.
     pub fn slice(&self, signers: usize) -> Duration {
-        self.reduced + self.transfer * self.more(signers.saturating_sub(1), 0)
+        self.reduced - self.transfer + self.transfer * self.steps(signers)
     }
 
-    /// Until when a slice counts as wrongly reduced that `signers` have claimed to be.
+    /// Until when a slice counts as wrongly reduced that so many others have claimed to be.
     pub fn claim(&self, signers: usize) -> Duration {
-        self.claims + self.step * self.more(signers.saturating_sub(1), 0)
+        self.claims - self.step + self.step * self.steps(signers)
     }
 
     /// How long to wait after a failure, when so many came before it: longer each time, so that the
@@ -112,10 +112,10 @@ impl Schedule {
         self.pace * 2_u32.pow(failed.min(2))
     }
 
-    /// Steps for further signatures: as many as there can be faulty ones. Among more is an honest
-    /// one, who has shown to all what it signed when fewer had.
-    fn more(&self, signers: usize, beside: u32) -> u32 {
-        u32::try_from(signers).unwrap_or(u32::MAX).min(u32::from(self.faults) + beside)
+    /// Steps for signatures: as many as there can be faulty ones, and one more. Among those is an
+    /// honest one, who has shown to all what it signed when fewer had.
+    fn steps(&self, signers: usize) -> u32 {
+        u32::try_from(signers).unwrap_or(u32::MAX).min(u32::from(self.faults) + 1)
     }
 }
 
@@ -142,8 +142,11 @@ mod tests {
             prop_assert!(s.unanimity(s.claims, all) <= s.decided);
             prop_assert!(s.slice(all) + s.step <= s.claims, "time to audit what came last");
             prop_assert!(s.claim(all) <= s.decided);
+            // One's own, of which nobody else knows, reaches all while it counts from its author.
+            prop_assert!(s.offer(0) + s.step <= s.offer(1) && s.claim(0) + s.step <= s.claim(1));
+            prop_assert!(s.slice(0) + s.transfer <= s.slice(1) && s.slice(1) == s.reduced);
             // A slice has as many owners as there can be dead ones, and one more.
-            prop_assert!(s.grouped + s.attempt * (u32::from(faults) + 1) <= s.reduced);
+            prop_assert!(s.grouped + s.attempt * (u32::from(faults) + 1) + s.transfer <= s.reduced);
             prop_assert!(s.gather < s.attempt);
             // Each of the faulty ones may stall a fetch before an honest one answers.
             prop_assert!(s.fetch * (u32::from(faults) + 1) < s.transfer);

@@ -205,6 +205,25 @@ fn what_two_liars_show_to_one_member_at_the_last_moment_counts_for_all_or_for_no
 }
 
 #[test]
+fn an_honest_latecomer_is_in_for_all_or_for_none() {
+    let schedule = World::new(0, Net::default(), honest(5), 2, 3).schedule;
+    let (mut counted, mut not) = (false, false);
+    for parts in 0..60 {
+        // It is started just then for the first time, as far as others can see.
+        let at = schedule.offers - schedule.step - schedule.pace + schedule.pace * parts / 5;
+        eprintln!("at {at:?}");
+        let members = all_of([Fault::Restarts(Duration::ZERO, at)], 5);
+        let (world, ended) = run(parts.into(), Net::default(), &members, 2, 3);
+        check_timely(&world, &members, &ended);
+        let Some((_, outcome)) = &ended[4] else { panic!("never ended") };
+        let Ended::Merged(merged) = &outcome.ended else { panic!("not merged") };
+        counted |= merged.participants.len() == 5;
+        not |= merged.participants.len() == 4;
+    }
+    assert!(counted && not, "the moments lie on both sides");
+}
+
+#[test]
 fn members_that_nobody_can_call_give_and_get_by_calls_of_their_own() {
     for dial_only in 1..=3 {
         for fault in [Fault::None, Fault::Silent, Fault::Stalls, Fault::ServesHalf] {
@@ -360,7 +379,7 @@ fn seeds(seeds: impl IntoIterator<Item = u64>) {
 fn any_schedule_of_faults_ends_with_the_same_bits_or_a_named_failure_and_no_honest_one_is_blamed() {
     match std::env::var("MERGE_SEED") {
         Ok(seed) => seeds([seed.parse().unwrap()]),
-        Err(_) => seeds(0..200),
+        Err(_) => seeds(0..300),
     }
 }
 

@@ -106,7 +106,7 @@ impl Machine {
     ) {
         for (slice, attempt) in self.turns(group, &self.start.me) {
             let turn = (slice, attempt);
-            if !self.stated(group, turn).is_empty() || now > self.schedule.reduced {
+            if !self.stated(group, turn).is_empty() || now > self.schedule.slice(0) {
                 continue;
             }
             if !merging.turns.contains_key(&turn) {
@@ -169,7 +169,8 @@ impl Machine {
     ) {
         let Some(contributors) = self.work.reducing.remove(&turn) else { return };
         let (Some(chunks), Some(group)) = (chunks, &self.group) else { return };
-        if now > self.schedule.reduced || self.outcome.is_some() {
+        // Later it would count here and not with others.
+        if now > self.schedule.slice(0) || self.outcome.is_some() {
             return;
         }
         let (slice, attempt) = turn;
