@@ -87,7 +87,8 @@ impl Machine {
             *peer = Peer { had: peer.had, ..Peer::default() };
             peer.incarnation = incarnation;
         }
-        peer.group = group;
+        // What was sent before it was in the group may come after what was sent since.
+        peer.group = peer.group.or(group);
         if let Some((answer, told)) = peer.answer.take_if(|(answer, _)| had == Some(*answer)) {
             debug_assert_eq!(answer, names(told.clone()));
             peer.known.extend(told);
