@@ -84,7 +84,9 @@ impl Machine {
         }
         if incarnation > peer.incarnation {
             // It was started again and knows nothing any more.
-            *peer = Peer { had: peer.had, ..Peer::default() };
+            // A call under way stays the only one, and tells it nothing that is sure to have come.
+            let calling = peer.calling.as_ref().map(|_| Vec::new());
+            *peer = Peer { had: peer.had, calling, ..Peer::default() };
             peer.incarnation = incarnation;
         }
         // What was sent before it was in the group may come after what was sent since.
