@@ -168,6 +168,11 @@ impl Machine {
         self.outcome.as_ref()
     }
 
+    /// All proofs so far. Some come after the end: what was said twice is still told around.
+    pub fn proofs(&self) -> Vec<Proof> {
+        self.bag.proofs().iter().chain(&self.proofs).cloned().collect()
+    }
+
     /// A statement that has been said by anybody.
     pub fn statement(&self, digest: &Digest) -> Option<&Verified> {
         self.bag.get(digest)
@@ -269,8 +274,7 @@ impl Machine {
         if self.outcome.is_some() {
             return;
         }
-        let proofs = self.bag.proofs().iter().chain(&self.proofs).cloned().collect();
-        let outcome = Outcome { dropped: self.dropped(&ended), ended, proofs };
+        let outcome = Outcome { dropped: self.dropped(&ended), ended, proofs: self.proofs() };
         self.outcome = Some(outcome.clone());
         out.push(Command::End(outcome));
     }

@@ -114,9 +114,9 @@ fn any_one_fault_costs_three_to_eight_members_nothing_but_the_faulty_ones_part()
             let (world, ended) = run(count as u64, net, &members, 1, 2);
             check_timely(&world, &members, &ended);
             let Some(reason) = proof else { continue };
-            let (_, outcome) = ended[count - 1].as_ref().unwrap();
-            let given = outcome.proofs.iter().any(|proof| proof.reason() == reason);
-            assert!(given, "no proof of {reason}: {:?}", outcome.proofs);
+            let proofs = world.proofs(count - 1);
+            let given = proofs.iter().any(|proof| proof.reason() == reason);
+            assert!(given, "no proof of {reason}: {proofs:?}");
         }
     }
 }

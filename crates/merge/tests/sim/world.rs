@@ -153,6 +153,11 @@ impl World {
         world
     }
 
+    /// What a member can prove when all is over.
+    pub fn proofs(&self, index: usize) -> Vec<merge::Proof> {
+        self.nodes[index].machine.as_ref().map(Machine::proofs).unwrap_or_default()
+    }
+
     /// Gives one member other terms.
     pub fn vary(&mut self, index: usize, change: impl Fn(&mut Terms)) {
         change(&mut self.nodes[index].terms);
