@@ -45,6 +45,14 @@ fn the_domain_is_pure() {
 }
 
 #[test]
+fn the_agreement_of_a_merge_is_pure() {
+    let allowed = ["blake3", "domain", "serde", "thiserror"];
+    let merge = &dependencies()["merge"];
+    let foreign: Vec<_> = merge.iter().filter(|name| !allowed.contains(&name.as_str())).collect();
+    assert!(foreign.is_empty(), "merge depends on {foreign:?}");
+}
+
+#[test]
 fn libtorch_and_timelock_are_named_in_one_crate_and_the_chain_client_in_two() {
     for (fenced, allowed) in [
         ("tch", ["model"].as_slice()),
@@ -67,6 +75,7 @@ fn shared_crates_stand_on_the_domain_and_not_on_services() {
         "client",
         "data",
         "drand",
+        "merge",
         "model",
         "kit",
         "store",
