@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 const SOURCE: &str = include_str!("../openapi.yaml");
 
 /// What every route may be refused with, as it is looked at before the route.
-const COMMON: [&str; 3] = ["token_missing", "token_wrong", "rate_limited"];
+const COMMON: [&str; 4] = ["token_missing", "token_wrong", "rate_limited", "too_many_connections"];
 
 /// A reason, as the document has it.
 #[derive(Debug, Clone, Deserialize)]

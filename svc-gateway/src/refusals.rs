@@ -202,7 +202,8 @@ mod tests {
         let page = include_str!("../../docs/reasons.md");
         let (_, section) = page.split_once("\n## HTTP\n").unwrap();
         let section = section.split("\n## ").next().unwrap();
-        for error in samples::all() {
+        let answers = samples::all().into_iter().filter(|error| !matches!(error, Error::Hub(_)));
+        for error in answers {
             let reason = error.reason();
             let Some(row) = section.lines().find(|row| {
                 row.starts_with('|')

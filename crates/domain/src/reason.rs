@@ -93,6 +93,12 @@ reasons! {
     OutOfMemory = "out_of_memory" by_validator,
     /// The data that the round is measured on could not be had.
     DataUnavailable = "data_unavailable" by_validator,
+    /// The gateway could not take its file, because something of the validator's failed.
+    Unavailable = "unavailable" by_validator,
+    /// The gateway had no room for its file.
+    NoRoom = "no_room" by_validator,
+    /// The gateway went down while it sent its file.
+    Stopping = "stopping" by_validator,
     /// The evaluator failed for a reason of its own.
     EvaluatorError = "evaluator_error" by_validator,
 }
@@ -144,13 +150,16 @@ mod tests {
     }
 
     #[test]
-    fn what_evaluators_lack_is_the_validators_fault() {
+    fn what_evaluators_or_the_gateway_lack_is_the_validators_fault() {
         let ours: Vec<_> = Reason::ALL.iter().filter(|reason| !reason.is_miners_fault()).collect();
         let expected = [
             Reason::Timeout,
             Reason::WorkerLost,
             Reason::OutOfMemory,
             Reason::DataUnavailable,
+            Reason::Unavailable,
+            Reason::NoRoom,
+            Reason::Stopping,
             Reason::EvaluatorError,
         ];
         assert_eq!(ours, expected.iter().collect::<Vec<_>>());

@@ -72,7 +72,7 @@ async fn forms_that_break_at_random_bytes_end_in_one_submission_each() {
             left = std::cmp::max(left, 1) - 1;
             let cut = match numbers.below(2) {
                 0 => Cut::Up(numbers.below(160_000)),
-                _ => Cut::Down(numbers.below(1200)),
+                _ => Cut::Down(numbers.below(3500)),
             };
             (left > 0).then_some(cut)
         });

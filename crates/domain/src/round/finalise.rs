@@ -80,7 +80,7 @@ fn zero_duplicates(judgements: &mut BTreeMap<Hotkey, Judgement>, groups: &[Dupli
 /// What the round found out about each miner; miners of whom it says nothing are left out.
 fn judge(round: &mut Round, block: BlockNumber, policy: &Policy) -> BTreeMap<Hotkey, Judgement> {
     let mut judgements = BTreeMap::new();
-    let mut unevaluated = Vec::new();
+    let (mut unevaluated, mut untaken) = (Vec::new(), Vec::new());
     let without_data = jobs::without_data(round).is_some();
     let stopped = ranking::stopped_without_rival(round, policy);
     for (hotkey, miner) in &round.miners {
@@ -102,7 +102,12 @@ fn judge(round: &mut Round, block: BlockNumber, policy: &Policy) -> BTreeMap<Hot
                 Judgement::Failed(not_evaluated(round, hotkey))
             }
             (Some(Verdict::OutOfReach { .. }) | None, None) => match fault(miner) {
-                Some(reason) => Judgement::Failed(reason),
+                Some(reason) => {
+                    if !reason.is_miners_fault() {
+                        untaken.push(hotkey.clone());
+                    }
+                    Judgement::Failed(reason)
+                }
                 None => continue,
             },
         };
@@ -110,6 +115,10 @@ fn judge(round: &mut Round, block: BlockNumber, policy: &Policy) -> BTreeMap<Hot
     }
     for hotkey in unevaluated {
         let detail = format!("the submission of {hotkey} was not evaluated: it keeps its average");
+        round.degrade(DegradationKind::NotEvaluated, detail, block);
+    }
+    for hotkey in untaken {
+        let detail = format!("the file of {hotkey} could not be taken: it keeps its average");
         round.degrade(DegradationKind::NotEvaluated, detail, block);
     }
     judgements
@@ -131,10 +140,9 @@ fn not_evaluated(round: &Round, hotkey: &Hotkey) -> Reason {
 /// refused counts for everyone, what is missing only for those that are this validator's to
 /// evaluate first: the others may have been busy elsewhere.
 /// A refusal without a reason of the domain says nothing about the file: a slow or broken
-/// connection, say.
+/// connection, say. One that is the validator's fault scores nothing.
 fn fault(miner: &Miner) -> Option<Reason> {
-    let refused = miner.refused.as_ref().and_then(|cause| cause.reason.parse().ok());
-    if let Some(reason) = refused.filter(|reason: &Reason| reason.is_miners_fault()) {
+    if let Some(reason) = miner.refused.as_ref().and_then(|cause| cause.reason.parse().ok()) {
         return Some(reason);
     }
     if !miner.assigned {

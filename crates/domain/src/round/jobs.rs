@@ -122,6 +122,12 @@ pub(super) fn on_refused(
     if round.stage != Stage::Evaluating || miner.submission.is_some() {
         return Ok(Reply::Ignored);
     }
+    // A reason of the domain says what became of a file, or that the validator is to blame: one that only says
+    // how a later try came to nothing does not undo it.
+    let known = |cause: &Cause| cause.reason.parse::<Reason>().is_ok();
+    if !known(&cause) && miner.refused.as_ref().is_some_and(known) {
+        return Ok(Reply::Ignored);
+    }
     miner.refused = Some(cause);
     Ok(Reply::Applied)
 }

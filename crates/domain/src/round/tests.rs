@@ -283,6 +283,43 @@ fn a_whole_round_pays_the_honest_miner_alone_and_ends_with_a_record() {
     assert!(matches!(records.as_slice(), [Effect::Record(record)] if record.weights.len() == 1));
 }
 
+fn refuse(state: &mut State, miner: u8, reason: &str) {
+    let cause = Cause { reason: reason.to_owned(), detail: "so it was".to_owned() };
+    run(state, Event::Refused { round: id(), hotkey: key(miner), cause });
+}
+
+#[test]
+fn a_miner_whose_file_could_not_be_taken_keeps_its_average_and_the_record_says_so() {
+    let mut state = frozen();
+    run(&mut state, stored(10));
+    refuse(&mut state, 12, "unavailable");
+    // Slow or broken: whose fault that is nobody can tell, and the miner has submitted nothing.
+    refuse(&mut state, 11, "too_slow");
+    for _ in 0..2 {
+        let grant = lease(&mut state);
+        finish(&mut state, &grant, measured(5.0, 4.0));
+    }
+    blocks(&mut state, first(Phase::Merge));
+    assert_eq!(miner(&state, 12).score, None);
+    assert_eq!(miner(&state, 12).reason, Some(crate::Reason::Unavailable));
+    assert_eq!(miner(&state, 11).score, Some(0.0));
+    let told = |degradation: &Degradation| degradation.detail.contains(key(12).as_str());
+    assert!(round(&state).degradations.iter().any(told));
+}
+
+#[test]
+fn a_try_that_came_to_nothing_does_not_cover_what_was_wrong_with_the_file_before() {
+    let mut state = frozen();
+    refuse(&mut state, 12, "non_finite");
+    refuse(&mut state, 12, "broken_off");
+    assert_eq!(miner(&state, 12).refused.as_ref().unwrap().reason, "non_finite");
+    // A mended file that the validator could not take is the validator's fault.
+    refuse(&mut state, 12, "no_room");
+    assert_eq!(miner(&state, 12).refused.as_ref().unwrap().reason, "no_room");
+    refuse(&mut state, 12, "hash_mismatch");
+    assert_eq!(miner(&state, 12).refused.as_ref().unwrap().reason, "hash_mismatch");
+}
+
 #[test]
 fn the_reveal_waits_for_the_signature_to_land() {
     let mut state = evaluated();
