@@ -15,7 +15,7 @@ use proto::{InvalidField, convert, peer::v1 as wire};
 use crate::error::Refused;
 
 /// Version of the exchange that this build speaks.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// No signed body may be larger: a hello that names 256 members has about 13 KiB.
 pub const MAX_BODY: usize = 32 * 1024;
 /// No group of validators is larger.

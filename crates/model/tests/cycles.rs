@@ -123,6 +123,7 @@ impl Subnet {
             stepped.insert_f32(name, shape.clone(), &values).unwrap();
             momentum.insert_f32(name, shape, &velocity).unwrap();
         }
+        drop(gradient);
         let version = GlobalVersion(self.manifest.global_version.0 + 1);
         let folder = self.dir.path().join(format!("models-{version}"));
         let publication = Publication {
