@@ -17,7 +17,7 @@ use crate::{
     arriving::Arriving,
     error::Error,
     grpc::Scheduler,
-    limits::Limits,
+    limits::{Limits, UnderWay},
     places::{Known, Visitor},
     receipt::Past,
     sound::Sound,
@@ -105,12 +105,18 @@ impl Slots {
 pub(crate) struct Slot {
     _permit: OwnedSemaphorePermit,
     _known: Option<Known>,
+    _under_way: Option<UnderWay>,
 }
 
 impl Slot {
     /// The slot of whoever came by this connection.
     pub(crate) fn of(permit: OwnedSemaphorePermit, visitor: Option<&Visitor>) -> Self {
-        Self { _permit: permit, _known: visitor.map(Visitor::known) }
+        Self { _permit: permit, _known: visitor.map(Visitor::known), _under_way: None }
+    }
+
+    /// The same, for something of which each client has a share.
+    pub(crate) fn counted(self, under_way: UnderWay) -> Self {
+        Self { _under_way: Some(under_way), ..self }
     }
 }
 

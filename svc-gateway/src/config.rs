@@ -103,6 +103,10 @@ pub struct Config {
     #[config(default = 128)]
     pub max_downloads: usize,
 
+    /// Downloads at a time to one address, or behind a proxy to one client: more are 429 `too_many_connections`.
+    #[config(default = 32)]
+    pub max_downloads_per_address: usize,
+
     /// How downloads are served where the artifact store is not on this disk: `stream` reads them from it
     /// as they are sent; `copy` copies each file to this disk first, and then sends that as fast as a file of
     /// its own; `redirect` sends the client to a signed URL of the store, where that has such (a client that

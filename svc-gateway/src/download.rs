@@ -18,6 +18,7 @@ use crate::{
     error::Error,
     metrics,
     range::{self, Answer, Representation},
+    routes::client_address,
     signed,
     source::{Content, Source},
     view::Base,
@@ -79,7 +80,9 @@ async fn get_checkpoint(
     let content = if head || answer == Answer::NotModified {
         None
     } else {
-        let slot = Slot::of(app.downloads.take()?, parts.extensions.get());
+        let under_way =
+            app.limits.download(client_address(app, &parts.extensions, &parts.headers))?;
+        let slot = Slot::of(app.downloads.take()?, parts.extensions.get()).counted(under_way);
         // Of our tags the bucket knows nothing.
         let conditional = parts.headers.contains_key(header::IF_RANGE);
         let may_redirect = !conditional && fields.get("redirect") != Some("no");

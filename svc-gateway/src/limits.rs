@@ -45,7 +45,34 @@ pub(crate) struct Limits {
     addresses: Keyed<IpAddr>,
     hotkeys: Keyed<Hotkey>,
     /// Behind a proxy: how many requests a client has under way. Without one, its connections are counted.
-    clients: Option<(Counts, usize)>,
+    clients: Option<AtOnce>,
+    /// How many files a client is sent.
+    downloads: AtOnce,
+}
+
+/// How many of something a client may have at once.
+#[derive(Debug)]
+struct AtOnce {
+    counts: Counts,
+    limit: usize,
+}
+
+impl AtOnce {
+    fn of(limit: usize) -> Self {
+        Self { counts: Arc::default(), limit: limit.max(1) }
+    }
+
+    fn begin(&self, client: IpAddr) -> Result<UnderWay, Error> {
+        let client = counted_as(client);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(client).or_default();
+        if *count >= self.limit {
+            return Err(Error::Crowded { limit: self.limit });
+        }
+        *count += 1;
+        drop(counts);
+        Ok(UnderWay(Some((Arc::clone(&self.counts), client))))
+    }
 }
 
 /// A request that is under way.
@@ -83,7 +110,8 @@ impl Limits {
                     .allow_burst(at_least_one(config.burst_per_hotkey)),
             ),
             clients: (!config.client_address_header.is_empty())
-                .then(|| (Arc::default(), config.max_connections_per_address.max(1))),
+                .then(|| AtOnce::of(config.max_connections_per_address)),
+            downloads: AtOnce::of(config.max_downloads_per_address),
         }
     }
 
@@ -94,16 +122,13 @@ impl Limits {
 
     /// Counts a request of this client as under way, as long as what is returned is kept.
     pub(crate) fn under_way(&self, client: IpAddr) -> Result<UnderWay, Error> {
-        let Some((clients, limit)) = &self.clients else { return Ok(UnderWay(None)) };
-        let client = counted_as(client);
-        let mut counts = clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(client).or_default();
-        if *count >= *limit {
-            return Err(Error::Crowded { limit: *limit });
-        }
-        *count += 1;
-        drop(counts);
-        Ok(UnderWay(Some((Arc::clone(clients), client))))
+        self.clients.as_ref().map_or(Ok(UnderWay(None)), |clients| clients.begin(client))
+    }
+
+    /// Counts a file that this client is sent, as long as what is returned is kept: whoever has a key may sign
+    /// for one, and must not have them all.
+    pub(crate) fn download(&self, client: IpAddr) -> Result<UnderWay, Error> {
+        self.downloads.begin(client)
     }
 
     /// Counts a request that this hotkey signed.
@@ -136,6 +161,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn of_the_downloads_no_client_has_more_than_its_share() {
+        let config = Config { max_downloads_per_address: 2, ..Config::default() };
+        let limits = Limits::new(&config);
+        let (one, other) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        let first = limits.download(one).unwrap();
+        let _second = limits.download(one).unwrap();
+        assert_eq!(limits.download(one).unwrap_err().reason(), "too_many_connections");
+        let _others = limits.download(other).unwrap();
+        drop(first);
+        let _third = limits.download(one).unwrap();
+    }
+
+    #[test]
     fn behind_a_proxy_a_client_has_so_many_requests_at_once_and_others_have_theirs() {
         let config = Config {
             client_address_header: "x-real-ip".into(),
@@ -152,8 +190,8 @@ mod tests {
         drop(first);
         let _third = limits.under_way(one).unwrap();
         drop(others);
-        let (counts, _) = limits.clients.as_ref().unwrap();
-        assert_eq!(counts.lock().unwrap().len(), 1, "who has none is forgotten");
+        let clients = limits.clients.as_ref().unwrap();
+        assert_eq!(clients.counts.lock().unwrap().len(), 1, "who has none is forgotten");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use axum::{
     Router,
     extract::{DefaultBodyLimit, MatchedPath, Request, State},
-    http::HeaderMap,
+    http::{Extensions, HeaderMap},
     middleware::{Next, from_fn_with_state},
     response::Response,
     routing::{MethodRouter, get, post},
@@ -78,7 +78,7 @@ pub(crate) fn router(app: App) -> Router {
 
 /// Lets a request in that is not one too many, and that carries the token.
 async fn admit(State(app): State<App>, request: Request, next: Next) -> Result<Response, Error> {
-    let client = client_address(&app, &request);
+    let client = client_address(&app, request.extensions(), request.headers());
     app.limits.address(client)?;
     let _counted = app.limits.under_way(client)?;
     auth::check_token(app.config.auth_token.as_ref(), request.headers())?;
@@ -95,7 +95,7 @@ async fn observe(State(app): State<App>, request: Request, next: Next) -> Respon
         http.request.method = %request.method(),
         http.route = %route,
         http.response.status_code = tracing::field::Empty,
-        client.address = %client_address(&app, &request),
+        client.address = %client_address(&app, request.extensions(), request.headers()),
     );
     let response = next.run(request).instrument(span.clone()).await;
     let status = response.status();
@@ -109,11 +109,10 @@ async fn observe(State(app): State<App>, request: Request, next: Next) -> Respon
 }
 
 /// Who asks: the connection's address, or what a trusted proxy says of it.
-fn client_address(app: &App, request: &Request) -> IpAddr {
-    let Peer(peer) =
-        request.extensions().get().copied().unwrap_or(Peer(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
+pub(crate) fn client_address(app: &App, extensions: &Extensions, headers: &HeaderMap) -> IpAddr {
+    let Peer(peer) = extensions.get().copied().unwrap_or(Peer(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
     let header = app.config.client_address_header.as_str();
-    if header.is_empty() { peer } else { forwarded(request.headers(), header).unwrap_or(peer) }
+    if header.is_empty() { peer } else { forwarded(headers, header).unwrap_or(peer) }
 }
 
 /// The last address of a list that proxies append to: the only one that our own proxy wrote.

@@ -114,6 +114,24 @@ impl Room {
     }
 }
 
+impl Room {
+    /// Keeps no more than what was written.
+    pub(crate) fn settle(&mut self) {
+        let mut taken = lock(&self.taken);
+        taken.reserved -= self.unwritten;
+        taken.unwritten -= self.unwritten;
+        metrics::spool_reserved(taken.reserved);
+        self.reserved -= self.unwritten;
+        self.unwritten = 0;
+    }
+
+    /// One room of two, of the same spool.
+    pub(crate) fn absorb(&mut self, mut other: Self) {
+        self.reserved += std::mem::take(&mut other.reserved);
+        self.unwritten += std::mem::take(&mut other.unwritten);
+    }
+}
+
 impl Drop for Room {
     fn drop(&mut self) {
         let mut taken = lock(&self.taken);
@@ -178,6 +196,24 @@ mod tests {
         fs::write(living.folder.path().join("being written"), "x").unwrap();
         let _other = Spool::open(root.path(), ANY).unwrap();
         assert_eq!(files(root.path()).len(), 1);
+    }
+
+    #[test]
+    fn what_rests_keeps_room_for_what_it_has_and_no_more() {
+        let root = tempfile::tempdir().unwrap();
+        let spool = Spool::open(root.path(), ANY).unwrap();
+        let mut part = spool.reserve(900).unwrap();
+        part.wrote(300);
+        part.settle();
+        let other = spool.reserve(700).unwrap();
+        assert_eq!(spool.reserve(1).unwrap_err().reason(), "no_room");
+        drop(other);
+        part.absorb(spool.reserve(600).unwrap());
+        part.wrote(600);
+        part.settle();
+        assert_eq!(spool.reserve(101).unwrap_err().reason(), "no_room");
+        drop(part);
+        spool.reserve(1000).unwrap();
     }
 
     #[test]

@@ -211,11 +211,11 @@ impl Appending {
         };
         let group = self.seen.view.expert_group;
         let begun = match taken.part() {
-            Ok(part) => part.make_room(&self.app.spool).and_then(|()| {
+            Ok(part) => {
                 let length = part.info.length;
                 Wanted::new(&self.app, &self.manifest, group, claim.model_hash, Some(length))
                     .map(|wanted| (wanted, length, length - part.offset))
-            }),
+            }
             Err(error) => Err(failed(error)),
         };
         let (wanted, length, room) = match begun {
@@ -227,6 +227,10 @@ impl Appending {
             Ok(pieces) => pieces,
             Err(error) => return (Some(taken), Err(error)),
         };
+        let made = taken.part().map_err(failed).and_then(|part| part.make_room(&self.app.spool));
+        if let Err(error) = made {
+            return (Some(taken), Err(error));
+        }
         let app = self.app.clone();
         let mut intake =
             Intake::into_sink(taken, limits, move |taken| resume(&app, taken, &wanted));
@@ -236,6 +240,9 @@ impl Appending {
             Ok(paused) => paused,
             Err(error) => return (None, Err(error)),
         };
+        if let Ok(part) = taken.part() {
+            part.settle();
+        }
         let stream = match (stream, fed) {
             (Err(error), _) => return self.failed(taken, error).await,
             (Ok(_), Err(error @ Error::TooLarge { .. })) => {

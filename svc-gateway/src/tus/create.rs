@@ -185,11 +185,12 @@ impl Creating {
         lease: &store::Lease,
     ) -> Result<(UploadId, Option<Taken>, Came), Error> {
         let id = UploadId::random().map_err(failed)?;
-        let room = self.app.spool.reserve(self.length)?;
+        // Set aside when bytes come; where there is none now, its sender need not begin.
+        drop(self.app.spool.reserve(self.length)?);
         let making = spawn_blocking({
             let (app, id, claim) = (self.app.clone(), id.clone(), claim.clone());
             let (length, said) = (self.length, self.said);
-            move || app.parts.create(id, &claim, length, said, Some(room))
+            move || app.parts.create(id, &claim, length, said)
         });
         let part = making.await.map_err(failed)?.map_err(failed)?;
         let looked = Looked::at(&part, Duration::ZERO);

@@ -134,17 +134,27 @@ pub(crate) struct Part {
     pub(crate) last: Instant,
     file: File,
     folder: PathBuf,
-    /// What is set aside for it on the disk; after a restart nothing is, until it goes on.
+    /// What is set aside for it on the disk: while bytes come for all of it, else for what is there. What was
+    /// there before a restart is not counted.
     room: Option<Room>,
 }
 
 impl Part {
-    /// Sets room for what is still to come aside, where none is.
+    /// Sets room for what is still to come aside.
     pub(crate) fn make_room(&mut self, spool: &Spool) -> Result<(), Error> {
-        if self.room.is_none() {
-            self.room = Some(spool.reserve(self.info.length - self.offset)?);
+        let coming = spool.reserve(self.info.length - self.offset)?;
+        match &mut self.room {
+            Some(room) => room.absorb(coming),
+            None => self.room = Some(coming),
         }
         Ok(())
+    }
+
+    /// No more comes for now: keeps no room that others could use.
+    pub(crate) fn settle(&mut self) {
+        if let Some(room) = &mut self.room {
+            room.settle();
+        }
     }
 
     /// Where its bytes lie.
@@ -259,7 +269,6 @@ impl Parts {
         claim: &Claim,
         length: u64,
         metadata: String,
-        room: Option<Room>,
     ) -> io::Result<Part> {
         let folder = self.folders.first().ok_or(io::ErrorKind::NotFound)?.clone();
         let info = Info {
@@ -279,7 +288,7 @@ impl Parts {
         let mut described = NamedTempFile::new_in(&folder)?;
         described.write_all(&serde_json::to_vec(&info)?)?;
         described.persist(info_path(&folder, &info.id))?;
-        Ok(Part { info, offset: 0, stream: None, last: Instant::now(), file, folder, room })
+        Ok(Part { info, offset: 0, stream: None, last: Instant::now(), file, folder, room: None })
     }
 }
 

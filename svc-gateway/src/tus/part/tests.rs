@@ -15,7 +15,7 @@ fn claim() -> Claim {
 }
 
 fn part(parts: &Parts) -> Part {
-    parts.create(UploadId::random().unwrap(), &claim(), 10, "a YQ==".into(), None).unwrap()
+    parts.create(UploadId::random().unwrap(), &claim(), 10, "a YQ==".into()).unwrap()
 }
 
 #[test]
