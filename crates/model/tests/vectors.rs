@@ -170,13 +170,7 @@ fn numerics(weights: WeightType, autocast: Option<Autocast>, mscale: bool) -> La
         WeightType::Float32 | WeightType::Float16 => "numerics/f32",
         WeightType::BFloat16 => "numerics/bf16",
     };
-    let options = LoadOptions {
-        weights,
-        autocast,
-        mscale_in_attention: mscale,
-        device: device(),
-        ..LoadOptions::default()
-    };
+    let options = LoadOptions { weights, autocast, mscale_in_attention: mscale, device: device() };
     LanguageModel::from_hub(&vectors().join(folder), None, options).unwrap()
 }
 
