@@ -33,7 +33,7 @@ pub(crate) struct Door {
 /// The miner who asks.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Wallet {
-    /// Configuration file whose [chain] names the wallet
+    /// Configuration file whose section `chain` names the wallet
     #[arg(long, env = "CONNITO_CONFIG", value_name = "PATH")]
     config: Option<PathBuf>,
 
