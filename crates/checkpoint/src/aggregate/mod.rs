@@ -88,7 +88,7 @@ impl<'a> PseudoGradient<'a> {
     /// Opens and verifies every contribution, several at a time. One that is refused is skipped and reported, and the
     /// weights of the others are renormalised.
     ///
-    /// Beyond [`crate::verify`], a contribution is refused as `non_finite` where its difference to the base is: a
+    /// Beyond [`crate::verify()`], a contribution is refused as `non_finite` where its difference to the base is: a
     /// finite parameter of 1e38 would otherwise be everybody's infinity.
     pub fn new(
         base: impl TensorSource + 'a,
