@@ -53,7 +53,10 @@ fn wallet(world: &World, miner: &Miner) -> String {
     let wallets = world.disk.path().join("wallets");
     let file = wallets.join("default/hotkeys/default");
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-    let key = json!({ "privateKey": format!("0x{}", hex::encode(miner.keys.secret.to_bytes())) });
+    let key = json!({
+        "ss58Address": miner.hotkey,
+        "privateKey": format!("0x{}", hex::encode(miner.keys.secret.to_bytes())),
+    });
     std::fs::write(file, key.to_string()).unwrap();
     wallets.to_str().unwrap().to_owned()
 }
