@@ -87,7 +87,7 @@ fn another_base_group_layout_or_protocol_is_left_out_by_name() {
         (Offer { base: ModelHash([9; 24]), ..offer() }, "other_base"),
         (Offer { group: ExpertGroup(1), ..offer() }, "other_group"),
         (Offer { layout: [9; 32], ..offer() }, "other_layout"),
-        (Offer { protocol: 2, ..offer() }, "other_protocol"),
+        (Offer { protocol: PROTOCOL + 1, ..offer() }, "other_protocol"),
     ];
     for (other, reason) in others {
         let mut me = meeting(0, 2);

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use domain::{ExpertGroup, Hotkey, RoundId};
 use proto::peer::v1 as wire;
 use svc_peer::{
-    messages::{Body, Confirm, Envelope, Hello, Offer, SliceRequest, What},
+    messages::{Body, Confirm, Envelope, Hello, Offer, PROTOCOL, SliceRequest, What},
     reduce,
 };
 use tonic::{Code, Status};
@@ -44,7 +44,7 @@ pub(crate) fn sealed<M: Body>(by: u8, message: &M) -> (Bytes, Bytes) {
 
 fn offer(honest: &Member, layout: [u8; 32]) -> Offer {
     let base = honest.base.model_hash.parse().unwrap();
-    Offer { group: ExpertGroup(0), base, layout, has_gradient: true, protocol: 1 }
+    Offer { group: ExpertGroup(0), base, layout, has_gradient: true, protocol: PROTOCOL }
 }
 
 async fn say_hello(to: &Member, by: u8, hello: &Hello) -> Result<Hello, Status> {
