@@ -33,6 +33,8 @@ struct Note {
     #[serde(flatten)]
     purpose: Purpose,
     url: String,
+    /// How the gateway was reached. An upload at the same address is one that it did not say another of.
+    gateway: String,
 }
 
 /// Where the note of a checkpoint for a validator lies.
@@ -40,8 +42,9 @@ pub(crate) fn place(checkpoint: &Path, validator: &Hotkey) -> PathBuf {
     sibling(checkpoint, &format!("{validator}.upload"))
 }
 
-/// The upload that was begun for this purpose, if one was.
-pub(crate) async fn read(checkpoint: &Path, purpose: &Purpose) -> Option<Url> {
+/// The upload that was begun for this purpose, if one was. Where it is at the gateway's own address, it is looked
+/// for at `gateway`, as which the same one may be reached today.
+pub(crate) async fn read(checkpoint: &Path, purpose: &Purpose, gateway: &Url) -> Option<Url> {
     let path = place(checkpoint, &purpose.validator);
     if tokio::fs::metadata(&path).await.ok()?.len() > LONGEST {
         return None;
@@ -51,7 +54,13 @@ pub(crate) async fn read(checkpoint: &Path, purpose: &Purpose) -> Option<Url> {
     if note.purpose != *purpose {
         return None;
     }
-    note.url.parse().ok().filter(|url: &Url| matches!(url.scheme(), "http" | "https"))
+    let (mut url, then): (Url, Url) = (note.url.parse().ok()?, note.gateway.parse().ok()?);
+    if url.origin() == then.origin() {
+        url.set_scheme(gateway.scheme()).ok()?;
+        url.set_host(gateway.host_str()).ok()?;
+        url.set_port(gateway.port()).ok()?;
+    }
+    matches!(url.scheme(), "http" | "https").then_some(url)
 }
 
 /// Notes an upload, in place of the one before.
@@ -59,9 +68,11 @@ pub(crate) async fn write(
     checkpoint: &Path,
     purpose: &Purpose,
     url: &Url,
+    gateway: &Url,
 ) -> Result<(), ClientError> {
     let path = place(checkpoint, &purpose.validator);
-    let note = Note { purpose: purpose.clone(), url: url.to_string() };
+    let note =
+        Note { purpose: purpose.clone(), url: url.to_string(), gateway: gateway.to_string() };
     let target = path.clone();
     let written = spawn_blocking(move || {
         let json = serde_json::to_vec_pretty(&note)?;
@@ -109,9 +120,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let checkpoint = folder.path().join("model.pt");
         let (purpose, url) = (purpose(), "http://host/files/abc".parse().unwrap());
-        assert_eq!(read(&checkpoint, &purpose).await, None);
-        write(&checkpoint, &purpose, &url).await.unwrap();
-        assert_eq!(read(&checkpoint, &purpose).await, Some(url.clone()));
+        let gateway = "http://host/".parse().unwrap();
+        assert_eq!(read(&checkpoint, &purpose, &gateway).await, None);
+        write(&checkpoint, &purpose, &url, &gateway).await.unwrap();
+        assert_eq!(read(&checkpoint, &purpose, &gateway).await, Some(url.clone()));
         let path = place(&checkpoint, &purpose.validator);
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o077, 0);
         for other in [
@@ -120,14 +132,30 @@ mod tests {
             Purpose { hotkey: Hotkey::from_public_key([9; 32]), ..purpose.clone() },
             Purpose { bytes: 11, ..purpose.clone() },
         ] {
-            assert_eq!(read(&checkpoint, &other).await, None);
+            assert_eq!(read(&checkpoint, &other, &gateway).await, None);
         }
         // Another validator has a note of its own.
         let other = Purpose { validator: Hotkey::from_public_key([5; 32]), ..purpose.clone() };
-        write(&checkpoint, &other, &url).await.unwrap();
-        assert_eq!(read(&checkpoint, &purpose).await, Some(url));
+        write(&checkpoint, &other, &url, &gateway).await.unwrap();
+        assert_eq!(read(&checkpoint, &purpose, &gateway).await, Some(url));
         forget(&checkpoint, &purpose.validator).await;
-        assert_eq!(read(&checkpoint, &purpose).await, None);
+        assert_eq!(read(&checkpoint, &purpose, &gateway).await, None);
+    }
+
+    #[tokio::test]
+    async fn an_upload_is_looked_for_where_its_gateway_is_reached_today() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = folder.path().join("model.pt");
+        let parsed = |url: &str| url.parse::<Url>().unwrap();
+        let (then, now) = (parsed("http://10.0.0.1:8091/"), parsed("https://gateway.example/"));
+        for (begun, today) in [
+            ("http://10.0.0.1:8091/files/abc", "https://gateway.example/files/abc"),
+            // The gateway said that it is elsewhere: there it is.
+            ("http://other:8091/files/abc", "http://other:8091/files/abc"),
+        ] {
+            write(&checkpoint, &purpose(), &parsed(begun), &then).await.unwrap();
+            assert_eq!(read(&checkpoint, &purpose(), &now).await, Some(parsed(today)));
+        }
     }
 
     #[tokio::test]
@@ -137,7 +165,7 @@ mod tests {
         let path = place(&checkpoint, &purpose().validator);
         for content in [&b"{}"[..], b"", b"\xff", &[b' '; 1 << 20]] {
             std::fs::write(&path, content).unwrap();
-            assert_eq!(read(&checkpoint, &purpose()).await, None);
+            assert_eq!(read(&checkpoint, &purpose(), &"http://host/".parse().unwrap()).await, None);
         }
     }
 }

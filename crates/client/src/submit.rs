@@ -172,7 +172,7 @@ impl MinerClient {
         job.validator = Some(status.hotkey.clone());
         let purpose = job.purpose(self, &status);
         if let (None, Some(purpose)) = (&job.upload, &purpose) {
-            job.upload = note::read(job.path, purpose).await;
+            job.upload = note::read(job.path, purpose, &self.gateway.url("/")).await;
         }
         if job.elsewhere > MOST_ELSEWHERE {
             // Whoever has it does not come back in time.
@@ -217,7 +217,7 @@ impl MinerClient {
         }
         let url = self.tus_create(&fields, job.source.bytes).await?;
         if let Some(purpose) = &purpose {
-            note::write(job.path, purpose, &url).await?;
+            note::write(job.path, purpose, &url, &self.gateway.url("/")).await?;
         }
         job.upload = Some(url.clone());
         self.by_tus(job, &url, 0, tries).await
