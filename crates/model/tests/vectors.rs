@@ -199,16 +199,27 @@ fn float32_computes_the_numerics_vectors_with_and_without_mscale() {
 fn half_precision_computes_the_deployed_numerics_vectors() {
     use Autocast as A;
     use WeightType as W;
+    const UNITS: &str = "ONEDNN_MAX_CPU_ISA";
+    // Processors with float16 units add up in float16; the vectors are of one without. What the library may use is
+    // settled when a process begins.
+    if std::env::var_os(UNITS).is_none() {
+        let name = "half_precision_computes_the_deployed_numerics_vectors";
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(UNITS, "AVX512_CORE_BF16")
+            .status();
+        assert!(status.unwrap().success(), "in a process of its own");
+        return;
+    }
     let batch = batch(&open("numerics/inputs.safetensors"), "input_ids");
     let version = "tf5.4.0-experts-eager";
     let expected = open(&format!("numerics/expected-{version}.safetensors"));
     let losses = json(&format!("numerics/expected-{version}.json"));
-    // One unit in the last place of a logit near 2 is 2^-6 in bfloat16 and 2^-9 in float16; there two, because
-    // processors with float16 units of their own add up in another order.
+    // One unit in the last place of a logit near 2: 2^-6 in bfloat16, 2^-9 in float16.
     for (name, weights, autocast, logit) in [
         ("bf16.sdpa", W::BFloat16, None, 0.016),
         ("f32w.bf16autocast.sdpa", W::Float32, Some(A::BFloat16), 0.016),
-        ("f32w.f16autocast.sdpa", W::Float32, Some(A::Float16), 0.004),
+        ("f32w.f16autocast.sdpa", W::Float32, Some(A::Float16), 0.002),
         ("bf16w.bf16autocast.sdpa", W::BFloat16, Some(A::BFloat16), 0.016),
     ] {
         let model = numerics(weights, autocast, false);
@@ -216,7 +227,7 @@ fn half_precision_computes_the_deployed_numerics_vectors() {
         let apart = distance(&logits, &expected.to_f32(&format!("{name}.logits")).unwrap());
         // Another device rounds its products otherwise, and a near tie of the router falls the other way.
         let (logit, close) = if device() == Device::Cpu { (logit, 2e-4) } else { (0.5, 1e-2) };
-        assert!(apart <= logit, "{name}: logits differ by {apart:e}");
+        assert!(apart < logit, "{name}: logits differ by {apart:e}");
         let loss = mean_loss(&model.losses(std::slice::from_ref(&batch)).unwrap());
         let apart = (loss - losses[name].as_f64().unwrap()).abs();
         assert!(apart < close, "{name}: losses differ by {apart:e}");

@@ -240,9 +240,6 @@ impl Appending {
             Ok(paused) => paused,
             Err(error) => return (None, Err(error)),
         };
-        if let Ok(part) = taken.part() {
-            part.settle();
-        }
         let stream = match (stream, fed) {
             (Err(error), _) => return self.failed(taken, error).await,
             (Ok(_), Err(error @ Error::TooLarge { .. })) => {

@@ -186,7 +186,9 @@ impl Sink for Taken {
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        if let Some((part, back)) = self.part.take() {
+        if let Some((mut part, back)) = self.part.take() {
+            // However its borrower ended: what rests keeps no room that others could use.
+            part.settle();
             back.send(Ask::Back(part));
         }
     }

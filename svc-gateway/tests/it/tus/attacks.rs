@@ -284,3 +284,29 @@ async fn an_upload_whose_miner_has_submitted_by_form_meanwhile_ends() {
     assert_eq!(world.tus("HEAD", &path).send().await.unwrap().status(), 409);
     assert_eq!(world.traces().len(), 2);
 }
+
+#[tokio::test]
+async fn uploads_that_rest_hold_no_room_for_what_they_have_not_sent() {
+    let miners = [honest(), Miner::new(2, "miner0_g0.pt"), Miner::new(3, "miner0_g0.pt")];
+    let [idle, half, other] = &miners;
+    let content = content(idle);
+    let spool_bytes = content.len() as u64 * 3 / 2;
+    let config = Config { spool_bytes, ..Config::default() };
+    let world = World::with(&[idle, half, other], config).await;
+    // One is begun and nothing is sent; one is broken off, and asked for again and again.
+    world.create(idle).await;
+    let path = world.create(half).await;
+    let mut at = 0;
+    for _ in 0..10 {
+        let next = at + content.len() / 40;
+        let mut cut = world.begin_append(&path, at, content.len() - at).await;
+        cut.write_all(&content[at..next]).await.unwrap();
+        drop(cut);
+        world.until("it has come", || async { world.offset(&path).await == next }).await;
+        at = next;
+    }
+    assert_eq!(world.submit_honestly(other).await.status(), 200);
+    let response = world.append(&path, at, &content[at..]).send().await.unwrap();
+    assert_eq!(response.status(), 204, "{}", response.text().await.unwrap());
+    assert_eq!(world.scheduler.submissions().len(), 2);
+}
