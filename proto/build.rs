@@ -11,6 +11,7 @@ const FILES: &[&str] = &[
     "connito/evaluator/v1/evaluator.proto",
     "connito/gateway/v1/gateway.proto",
     "connito/peer/v1/peer.proto",
+    "connito/peer/v2/peer.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -49,10 +49,23 @@ service!(
     /// The gateway.
     gateway
 );
-service!(
-    /// Merging between validators.
-    peer
-);
+
+/// Merging between validators.
+pub mod peer {
+    /// Version 1: what the scheduler asks its own peer service for.
+    pub mod v1 {
+        #![expect(clippy::allow_attributes, reason = "generated code")]
+
+        include!(concat!(env!("OUT_DIR"), "/connito.peer.v1.rs"));
+    }
+
+    /// Version 2: what validators say to each other.
+    pub mod v2 {
+        #![expect(clippy::allow_attributes, reason = "generated code")]
+
+        include!(concat!(env!("OUT_DIR"), "/connito.peer.v2.rs"));
+    }
+}
 
 /// Every file of the contract, for gRPC server reflection.
 pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
@@ -74,7 +87,9 @@ mod tests {
         let mut bare = Vec::new();
         let mut seen = 0;
         for package in fs::read_dir(root).unwrap() {
-            for file in fs::read_dir(package.unwrap().path().join("v1")).unwrap() {
+            let versions = fs::read_dir(package.unwrap().path()).unwrap();
+            let files = versions.flat_map(|version| fs::read_dir(version.unwrap().path()).unwrap());
+            for file in files {
                 let path = file.unwrap().path();
                 let text = fs::read_to_string(&path).unwrap();
                 let lines: Vec<&str> = text.lines().collect();

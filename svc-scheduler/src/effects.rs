@@ -348,12 +348,14 @@ async fn merge(
             .map(|(hotkey, axon)| peer::Validator {
                 hotkey: hotkey.to_string(),
                 axon: axon.clone(),
+                stake: 0,
             })
             .collect(),
         hotkey,
         deadline_ms: deadline_ms(plan, view.borrow().block, outside),
         allow_solo: outside.policy.allow_solo_merge,
         traceparent,
+        ..StartMergeRequest::default()
     };
     let mut status = outside.merge.clone().start_merge(request).await?.into_inner();
     loop {

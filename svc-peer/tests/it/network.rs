@@ -182,7 +182,7 @@ impl Member {
         let validators = others
             .iter()
             .filter(|other| **other != self.hotkey)
-            .map(|other| Validator { hotkey: other.to_string(), axon: String::new() })
+            .map(|other| Validator { hotkey: other.to_string(), axon: String::new(), stake: 1 })
             .collect();
         StartMergeRequest {
             round_id: ROUND,
@@ -195,6 +195,9 @@ impl Member {
             deadline_ms: 60_000,
             allow_solo: false,
             traceparent: kit::trace::root(),
+            block_hash: "ab".repeat(32),
+            elapsed_ms: 0,
+            stake: 1,
         }
     }
 
