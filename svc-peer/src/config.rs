@@ -1,9 +1,13 @@
 //! The `[peer]` section of the configuration.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+mod reduction;
 
-use checkpoint::OuterSgd;
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use checkpoint::{Codec, OuterSgd};
 use domain::Hotkey;
+
+pub use self::reduction::{Reduction, Rule};
 
 /// The merger's own settings.
 #[derive(Debug, Clone, confique::Config)]
@@ -17,6 +21,23 @@ pub struct Config {
     /// How others find it is told by the gateway's `advertised_peer_url`.
     pub peer_addr: Option<SocketAddr>,
 
+    /// Whether the server at `peer_addr` speaks TLS. Turn it off where a proxy before it does; whoever
+    /// comes for `https` has to see the certificate of `peer_tls_cert` there.
+    #[config(default = true)]
+    pub peer_tls: bool,
+
+    /// PEM file with the certificate that other validators see at `peer_addr`. Left out, one is made
+    /// at every start: the hotkey vouches for it, and no authority is needed.
+    pub peer_tls_cert: Option<PathBuf>,
+
+    /// PEM file with the key of `peer_tls_cert`; left out where a proxy has it.
+    pub peer_tls_key: Option<PathBuf>,
+
+    /// Whether other validators can call this one. One that only dials out, from behind a NAT or a
+    /// firewall, takes part without `peer_addr`, and reduces nothing for others.
+    #[config(default = true)]
+    pub callable: bool,
+
     /// Address of /healthz and /metrics; left out, there is none.
     pub admin_addr: Option<SocketAddr>,
 
@@ -25,10 +46,28 @@ pub struct Config {
     #[config(default = {})]
     pub peer_urls: BTreeMap<Hotkey, String>,
 
-    /// How often a validator that has not agreed yet is said hello to; more often where the deadline of
-    /// the merge is near.
-    #[config(default = "1s", deserialize_with = humantime_serde::deserialize, validate(!hello_interval.is_zero(), "must not be zero"))]
-    pub hello_interval: Duration,
+    /// Fewer validators do not merge, and fewer signatures do not end a merge; all must have the same.
+    /// More than half of the subnet's validators rules out that two parts of a divided network make
+    /// two models.
+    #[config(default = 2, validate(*min_group >= 1, "must be at least 1"))]
+    pub min_group: u32,
+
+    /// More validators do not merge at once: those with the most stake do. All must have the same.
+    #[config(default = 16, validate((2..=256).contains(target_group), "must be 2 to 256"))]
+    pub target_group: u32,
+
+    /// Dead or lying members that the deadlines of a merge have room for; all must have the same. Every
+    /// one more makes all steps shorter.
+    #[config(default = 1, validate(*max_faults <= 8, "must be at most 8"))]
+    pub max_faults: u8,
+
+    /// Chunks of every slice that are made again from what their contributors have committed to.
+    #[config(default = 8)]
+    pub audits: u16,
+
+    /// Values in a chunk: what is hashed, sent and checked at once. All must have the same.
+    #[config(default = 262_144, validate((256..=262_144).contains(chunk_elements) && chunk_elements % 256 == 0, "must be a multiple of 256, at most 262144"))]
+    pub chunk_elements: usize,
 
     /// How long a request that comes early waits for what it asks; then the asker tries again.
     #[config(default = "10s", deserialize_with = humantime_serde::deserialize)]
@@ -42,18 +81,22 @@ pub struct Config {
     #[config(default = "5s", deserialize_with = humantime_serde::deserialize)]
     pub discovery_timeout: Duration,
 
-    /// Bytes of data in one message of a stream; at most 1 MiB.
-    #[config(default = 1_048_576, validate(*chunk_bytes >= 4 && *chunk_bytes <= 1_048_576, "must be 4 to 1048576"))]
-    pub chunk_bytes: usize,
-
-    /// Largest message that is taken from another validator, in bytes: above 1 MiB, the largest
-    /// chunk that the protocol allows.
-    #[config(default = 2_097_152, validate(*max_message_bytes > 1_114_112, "must be above 1114112"))]
-    pub max_message_bytes: usize,
-
     /// Requests that one validator may make in one round.
     #[config(default = 20_000)]
     pub max_requests: u32,
+
+    /// Streams of chunks that one validator may have open here at once.
+    #[config(default = 8, validate(*max_transfers > 0, "must not be zero"))]
+    pub max_transfers: usize,
+
+    /// What gradients travel as: `float32`; `bfloat16`, half of that; or `int8`, a quarter, in blocks with
+    /// a scale each. What the small ones lose is added to the next round's gradient. The result of
+    /// all travels as `float32`, else as `bfloat16`. All validators must have the same.
+    #[config(default = "float32")]
+    pub codec: Codec,
+
+    #[config(nested)]
+    pub reduction: Reduction,
 
     #[config(nested)]
     pub optimizer: Optimizer,
@@ -115,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_chunk_larger_than_the_protocol_allows_is_refused() {
-        let error = load("[peer]\nchunk_bytes = 1048577").unwrap_err();
-        assert!(format!("{error:#}").contains("chunk_bytes"), "{error:#}");
+        let error = load("[peer]\nchunk_elements = 262400").unwrap_err();
+        assert!(format!("{error:#}").contains("chunk_elements"), "{error:#}");
     }
 }

@@ -1,7 +1,10 @@
 //! Why a call is refused, with one exhaustive match to a code and one to a stable reason.
 
+use domain::BlockHash;
 use proto::InvalidField;
 use tonic::{Code, Status};
+
+pub use crate::chunks::Garbage;
 
 /// Why a message from another validator, or a call of the scheduler, is refused.
 #[derive(Debug, thiserror::Error)]
@@ -22,20 +25,34 @@ pub enum Refused {
     NotAValidator,
     #[error("the sender has asked too often in this round")]
     TooMany,
+    #[error("the sender has {most} streams already")]
+    TooManyStreams { most: usize },
+    #[error("a statement is not its author's: {0}")]
+    BadStatement(merge::Refused),
+    #[error("these bytes are not here")]
+    NotHere,
+    #[error("these bytes are not wanted")]
+    NotWanted,
+    #[error("the bytes are not what was signed: {0}")]
+    Garbage(#[from] Garbage),
+    #[error("the answer is longer than any message")]
+    TooLong,
+    #[error("the stream was cut short")]
+    CutShort,
+    #[error("the other side has stalled")]
+    Stalled,
     #[error("the round has not started here")]
     NotStarted,
     #[error("a newer round, {newer}, has started here")]
     OldRound { newer: u64 },
-    #[error("not ready yet: {what}")]
-    NotReady { what: &'static str },
-    #[error("the members differ: {ours} are agreed here")]
-    MembersDiffer { ours: String },
-    #[error("the merge has failed here: {why}")]
-    Failed { why: String },
-    #[error("slice {slice} is not {whose}")]
-    ForeignSlice { slice: usize, whose: &'static str },
-    #[error("there is no gradient to give")]
-    NoGradient,
+    #[error("the sender is no member of the merge")]
+    NotAMember,
+    #[error("the merge is over here")]
+    Over,
+    #[error(
+        "a merge of this round was kept for another chain (block {found}, not {expected}): give each chain an artifact store of its own"
+    )]
+    OtherChain { found: BlockHash, expected: BlockHash },
     #[error("the chain service did not sign: {detail}")]
     NotSigned { detail: String },
     #[error("the store failed: {0}")]
@@ -60,13 +77,19 @@ impl Refused {
             Self::Replayed => "replayed",
             Self::NotAValidator => "not_a_validator",
             Self::TooMany => "too_many",
+            Self::TooManyStreams { .. } => "too_many_streams",
+            Self::BadStatement(_) => "bad_statement",
+            Self::NotHere => "not_here",
+            Self::NotWanted => "not_wanted",
+            Self::Garbage(_) => "garbage",
+            Self::TooLong => "too_long",
+            Self::CutShort => "cut_short",
+            Self::Stalled => "stalled",
             Self::NotStarted => "not_started",
             Self::OldRound { .. } => "old_round",
-            Self::NotReady { .. } => "not_ready",
-            Self::MembersDiffer { .. } => "members_differ",
-            Self::Failed { .. } => "merge_failed",
-            Self::ForeignSlice { .. } => "foreign_slice",
-            Self::NoGradient => "no_gradient",
+            Self::NotAMember => "not_a_member",
+            Self::Over => "over",
+            Self::OtherChain { .. } => "other_chain",
             Self::NotSigned { .. } => "not_signed",
             Self::Store(_) => "store_failed",
             Self::UnknownRound { .. } => "unknown_round",
@@ -78,25 +101,25 @@ impl Refused {
     /// The code that says whether asking again helps: only `UNAVAILABLE` does.
     pub fn code(&self) -> Code {
         match self {
-            Self::Malformed(_) | Self::ForeignSlice { .. } => Code::InvalidArgument,
+            Self::Malformed(_) | Self::BadStatement(_) | Self::Garbage(_) => Code::InvalidArgument,
             Self::BadSignature => Code::Unauthenticated,
             Self::WrongReceiver
             | Self::WrongSender
             | Self::WrongRound
             | Self::Replayed
-            | Self::NotAValidator => Code::PermissionDenied,
-            Self::TooMany => Code::ResourceExhausted,
-            Self::OldRound { .. }
-            | Self::MembersDiffer { .. }
-            | Self::Failed { .. }
-            | Self::NoGradient => Code::FailedPrecondition,
+            | Self::NotAValidator
+            | Self::NotAMember => Code::PermissionDenied,
+            Self::TooMany | Self::TooManyStreams { .. } | Self::TooLong => Code::ResourceExhausted,
+            Self::CutShort | Self::Stalled => Code::Aborted,
+            Self::OldRound { .. } | Self::Over | Self::NotWanted | Self::OtherChain { .. } => {
+                Code::FailedPrecondition
+            }
             Self::NotStarted
-            | Self::NotReady { .. }
             | Self::NotSigned { .. }
             | Self::Store(_)
             | Self::Unreadable { .. }
             | Self::Stopping => Code::Unavailable,
-            Self::UnknownRound { .. } => Code::NotFound,
+            Self::UnknownRound { .. } | Self::NotHere => Code::NotFound,
         }
     }
 }

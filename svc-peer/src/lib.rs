@@ -1,50 +1,70 @@
 //! Merging between validators: local aggregation, an all-reduce that leaves all members with the
 //! same bits, and the outer step that makes the next global model.
 //!
-//! One round is one task (`rounds` starts it, `task` goes through its stages). The arithmetic
-//! ([`reduce`], `base`, `write`) knows no network, the agreement ([`members`]) no time, and
-//! the messages ([`messages`]) no key: the hotkey is the chain service's.
+//! One round is one task (`rounds` starts it, `task` goes through its stages). What it adds up becomes
+//! encoded chunks in a file (`gradient`, `chunks`, `shelf`); the agreement is the pure machine of
+//! [`merge`], which `merger` drives; what others ask is answered by `desk`, and they are asked by
+//! `call`. The arithmetic (`reduction`, `step`) knows no network, and the messages ([`message`]) no
+//! key: the hotkey is the chain service's.
 
-mod allreduce;
-mod base;
-mod calls;
+mod call;
+mod chunks;
+mod conduct;
 mod config;
+mod desk;
 mod discovery;
 pub mod error;
-mod grpc;
-mod meet;
-pub mod members;
-pub mod messages;
+#[cfg(test)]
+mod fixture;
+mod gradient;
+mod guests;
+mod keep;
+mod lines;
+mod merge_api;
+mod merger;
+mod merging;
+pub mod message;
 mod metrics;
+mod model;
 mod nonces;
+mod part;
+mod peer_api;
 mod plan;
-pub mod reduce;
+mod pushing;
+mod reduction;
 mod report;
 mod round;
 mod rounds;
-mod serve;
+mod shelf;
 mod signer;
+mod spool;
+mod step;
 mod task;
-mod write;
+#[cfg(test)]
+mod testing;
+mod transfer;
+mod wire;
 
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-pub use config::{Config, Optimizer};
-use kit::{Common, GrpcServer, Health, Shutdown};
-use proto::peer::v1::{
-    merge_service_server::MergeServiceServer, peer_service_server::PeerServiceServer,
+pub use conduct::{Conduct, Honest};
+pub use config::{Config, Optimizer, Reduction, Rule};
+use kit::{Common, Fingerprint, GrpcServer, Health, Shutdown};
+use proto::peer::{
+    v1::merge_service_server::MergeServiceServer, v2::peer_service_server::PeerServiceServer,
 };
 use store::{Artifacts, Store};
 use tonic::server::NamedService;
 use tracing::{info, warn};
 
 use crate::{
+    desk::Desk,
     discovery::Discovery,
-    grpc::{MergeHandler, PeerHandler},
+    merge_api::MergeHandler,
     nonces::Nonces,
+    peer_api::PeerHandler,
     rounds::{Rounds, Tools},
-    serve::Desk,
     signer::Signer,
 };
 
@@ -52,8 +72,18 @@ type Peers = PeerServiceServer<PeerHandler>;
 
 /// Runs the service until `shutdown`.
 pub async fn run(config: Config, common: Common, shutdown: Shutdown) -> anyhow::Result<()> {
+    run_as(Arc::new(Honest), config, common, shutdown).await
+}
+
+/// As [`run`], with another conduct: for tests and demonstrations.
+pub async fn run_as(
+    conduct: Arc<dyn Conduct>,
+    config: Config,
+    common: Common,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
     let bound = Bound::bind(&config, &common).await?;
-    serve(bound, config, common, shutdown).await
+    serve(bound, conduct, config, common, shutdown).await
 }
 
 /// The service's listeners, bound and not serving yet: for tests that need to know the ports first.
@@ -61,19 +91,23 @@ pub async fn run(config: Config, common: Common, shutdown: Shutdown) -> anyhow::
 pub struct Bound {
     own: GrpcServer,
     peers: Option<GrpcServer>,
+    certificate: Option<Fingerprint>,
 }
 
 impl Bound {
     /// Binds the listeners of `config`.
     pub async fn bind(config: &Config, common: &Common) -> anyhow::Result<Self> {
         let own = GrpcServer::bind(config.grpc_addr, &common.tls).await?;
-        let peers = match config.peer_addr {
+        let (peers, certificate) = match config.peer_addr {
             // The certificates of `common.tls` are for the services of one validator: others are
             // known by their signatures.
-            Some(addr) => Some(GrpcServer::bind(addr, &kit::Tls::default()).await?),
-            None => None,
+            Some(addr) => {
+                let (server, certificate) = peer_api::bind(config, addr).await?;
+                (Some(server), certificate)
+            }
+            None => (None, None),
         };
-        Ok(Self { own, peers })
+        Ok(Self { own, peers, certificate })
     }
 
     /// Address for this validator's own services.
@@ -87,9 +121,10 @@ impl Bound {
     }
 }
 
-/// As [`run`], on listeners that are bound already.
+/// As [`run_as`], on listeners that are bound already.
 pub async fn serve(
     bound: Bound,
+    conduct: Arc<dyn Conduct>,
     config: Config,
     common: Common,
     shutdown: Shutdown,
@@ -100,37 +135,40 @@ pub async fn serve(
     let store =
         Store::open(&common.store_url, &common.namespace).context("open the state store")?;
     let signer = Signer::new(kit::auth::channel(&common.chain_url, &common)?);
+    let nonces = Nonces::new(store.clone(), rand::random);
+    let desk = Desk::new(signer.clone(), nonces.clone(), config.call_timeout, bound.certificate);
+    let desk = Arc::new(desk);
     let rounds = Arc::new(Rounds::new(Tools {
         config: Arc::clone(&config),
         artifacts,
+        store: store.clone(),
         signer: signer.clone(),
-        nonces: Nonces::new(store.clone(), rand::random),
+        nonces,
         discovery: Discovery::new(config.discovery_timeout).context("make the HTTP client")?,
-        tls: common.tls.clone(),
-        scratch: common.data_dir.join("peer"),
+        desk: Arc::clone(&desk),
+        conduct,
+        folder: common.data_dir.join("peer"),
         shutdown: shutdown.clone(),
     }));
 
-    let merges = MergeServiceServer::new(MergeHandler::new(Arc::clone(&rounds)));
-    let peers = PeerServiceServer::new(PeerHandler::new(Desk::new(rounds)))
-        .max_decoding_message_size(config.max_message_bytes)
-        .max_encoding_message_size(config.max_message_bytes);
+    let merges = MergeServiceServer::new(MergeHandler::new(rounds));
     let own = bound.own.named("svc-peer").reflect(proto::DESCRIPTOR).add(merges);
     match bound.peers {
         Some(server) => {
-            let server = server.named("svc-peer").reflect(proto::DESCRIPTOR).add(peers);
+            let server = server.named("svc-peer").reflect(proto::DESCRIPTOR);
+            let server = peer_api::add(server, desk);
             watch_dependencies(signer, store, server.health(), &shutdown);
             let (own, peers) =
                 tokio::join!(kit::serve(own, shutdown.clone()), kit::serve(server, shutdown));
             own.and(peers)
         }
         None => {
-            if !own.local_addr().ip().is_loopback() {
+            if config.callable && !own.local_addr().ip().is_loopback() {
                 warn!(
                     "other validators share the address of this validator's own services: set peer_addr"
                 );
             }
-            let own = own.add(peers);
+            let own = peer_api::add(own, desk);
             watch_dependencies(signer, store, own.health(), &shutdown);
             kit::serve(own, shutdown).await
         }

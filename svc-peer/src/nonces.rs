@@ -9,7 +9,7 @@ use bytes::Bytes;
 use domain::{Hotkey, RoundId};
 use store::Store;
 
-use crate::{error::Refused, messages::Nonce};
+use crate::{error::Refused, message::Nonce};
 
 /// Longer than any round's messages are answered: a cycle has about an hour and a half.
 const KEPT: Duration = Duration::from_secs(6 * 60 * 60);

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use domain::{ExpertGroup, GlobalVersion, Hotkey, ModelHash, RoundId};
-use tokio::time::Instant;
+use domain::{BlockHash, ExpertGroup, GlobalVersion, Hotkey, ModelHash, RoundId};
+use merge::Roster;
 
 /// A global model in the artifact store.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -29,11 +29,22 @@ pub(crate) struct Contribution {
     pub(crate) weight: f64,
 }
 
+/// Another validator of the round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Validator {
+    /// Its address on chain as `ip:port`, empty when it has none.
+    pub(crate) axon: String,
+    /// What it has at stake, in rao.
+    pub(crate) stake: u64,
+}
+
 /// The merge of one round.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Plan {
     /// Round to merge.
     pub(crate) round: RoundId,
+    /// The block at which it was frozen: another chain has another one.
+    pub(crate) block_hash: BlockHash,
     /// Its base model.
     pub(crate) base: Model,
     /// Expert group that is merged.
@@ -42,12 +53,16 @@ pub(crate) struct Plan {
     pub(crate) new_version: GlobalVersion,
     /// Files that go into the local pseudo-gradient.
     pub(crate) contributions: Vec<Contribution>,
-    /// The other validators of the round, with their axons (`ip:port`, empty when they have none).
-    pub(crate) validators: BTreeMap<Hotkey, String>,
+    /// The other validators of the round.
+    pub(crate) validators: BTreeMap<Hotkey, Validator>,
     /// This validator.
     pub(crate) hotkey: Hotkey,
-    /// How long the others are waited for.
+    /// What it has at stake, in rao.
+    pub(crate) stake: u64,
+    /// How long the merge may take: the same for all.
     pub(crate) deadline: Duration,
+    /// How long ago it began for everybody.
+    pub(crate) elapsed: Duration,
     /// Whether to step alone while others should be there.
     pub(crate) allow_solo: bool,
     /// Trace context of the round.
@@ -60,12 +75,13 @@ impl Plan {
         format!("models/{}", self.new_version)
     }
 
-    /// How long to pause between two tries: `most`, or less where the deadline is near.
-    pub(crate) fn pace(&self, most: Duration) -> Duration {
-        most.min(self.deadline / 40).max(Duration::from_millis(10))
+    /// Everybody with what they have at stake.
+    pub(crate) fn roster(&self) -> Roster {
+        let others = self.validators.iter().map(|(hotkey, one)| (hotkey.clone(), one.stake));
+        Roster(others.chain([(self.hotkey.clone(), self.stake)]).collect())
     }
 
-    /// Name of the file with the momentum of the merged group.
+    /// Name of the file with the optimizer's state of the merged group.
     pub(crate) fn optimizer_file(&self) -> String {
         format!("optimizer_{}.safetensors", self.group)
     }
@@ -73,65 +89,5 @@ impl Plan {
     /// Key of a file that belongs to the round.
     pub(crate) fn round_key(&self, name: &str) -> String {
         format!("rounds/{}/{name}", self.round)
-    }
-}
-
-/// When the parts of a merge must be over: fractions of its deadline, the same for everybody. See
-/// [`crate::members`] for the stages of the agreement.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Timetable {
-    start: Instant,
-    total: Duration,
-}
-
-impl Timetable {
-    /// A merge that starts at `start` and may take `total`.
-    pub(crate) fn new(start: Instant, total: Duration) -> Self {
-        Self { start, total }
-    }
-
-    fn at(self, fraction: f64) -> Instant {
-        self.start + self.total.mul_f64(fraction)
-    }
-
-    /// Nobody new is met from here on.
-    pub(crate) fn closed(self) -> Instant {
-        self.at(0.35)
-    }
-
-    /// The members are decided from here on. What lies between is for clocks that differ, and for
-    /// answers on their way.
-    pub(crate) fn deciding(self) -> Instant {
-        self.at(0.44)
-    }
-
-    /// Who is silent from here on is left out.
-    pub(crate) fn dropping(self) -> Instant {
-        self.at(0.49)
-    }
-
-    /// Who disagrees with most from here on is left out.
-    pub(crate) fn last(self) -> Instant {
-        self.at(0.54)
-    }
-
-    /// The members must be agreed.
-    pub(crate) fn agreed(self) -> Instant {
-        self.at(0.6)
-    }
-
-    /// A member whose gradient has not come is left out of the slice.
-    pub(crate) fn gradients(self) -> Instant {
-        self.at(0.8)
-    }
-
-    /// Everything must be over.
-    pub(crate) fn end(self) -> Instant {
-        self.at(1.0)
-    }
-
-    /// When it started.
-    pub(crate) fn start(self) -> Instant {
-        self.start
     }
 }

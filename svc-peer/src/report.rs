@@ -1,10 +1,11 @@
 //! How a merge ended: the outcome as a type, its reasons as data, and the file that keeps both.
 
-use domain::{Hotkey, RoundId};
+use domain::{BlockHash, Hotkey, RoundId};
+use merge::{Part, Proof, Terms};
 use serde::{Deserialize, Serialize};
 use store::ArtifactError;
 
-use crate::plan::Model;
+use crate::{plan::Model, reduction::Influence};
 
 /// How a merge ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -30,7 +31,7 @@ impl Outcome {
     }
 }
 
-/// A validator or a miner that is not in the result, and why.
+/// A validator or a miner that is not in the result, or is to blame, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LeftOut {
     /// Its hotkey.
@@ -42,45 +43,84 @@ pub(crate) struct LeftOut {
     pub(crate) detail: String,
 }
 
-/// A slice of the reduced vector, and who answers for its bits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct SliceDigest {
-    /// The member that reduced it.
-    pub(crate) owner: Hotkey,
-    /// BLAKE3 of its bytes, hex.
-    pub(crate) digest: String,
-}
-
-/// How the merge of a round ended: `rounds/<round>/merge.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Report {
-    /// The round.
-    pub(crate) round: RoundId,
-    /// How it ended.
+/// What members agreed on: kept before the new model is written, so that a restart need not agree
+/// again (`rounds/<round>/reduced.json`), and part of the report.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub(crate) struct Reduced {
+    /// How it will have ended.
     pub(crate) outcome: Outcome,
-    /// Why it failed; empty otherwise.
-    pub(crate) why: String,
     /// Hotkeys whose gradient is in the result, ascending.
     pub(crate) members: Vec<Hotkey>,
     /// Every validator that took part, ascending: those that gave no gradient too.
     pub(crate) participants: Vec<Hotkey>,
-    /// BLAKE3 of the reduced pseudo-gradient, hex; empty without one.
+    /// Who signed the end, ascending.
+    #[serde(default)]
+    pub(crate) signers: Vec<Hotkey>,
+    /// Digest of the reduced pseudo-gradient, hex; empty without one.
     pub(crate) digest: String,
     /// The slices that it was put together from.
-    pub(crate) slices: Vec<SliceDigest>,
-    /// The model after the round: the base when the merge failed.
-    pub(crate) model: Model,
-    /// Validators of the round that did not take part.
-    pub(crate) missing: Vec<LeftOut>,
-    /// Members whose gradient this validator could not take into its slice.
+    #[serde(default)]
+    pub(crate) parts: Vec<Part>,
+    /// Validators of the round whose gradient is not in the result.
+    #[serde(default)]
     pub(crate) dropped: Vec<LeftOut>,
     /// Miners whose file is not in the local pseudo-gradient.
     pub(crate) skipped: Vec<LeftOut>,
+    /// What each contributor did to the result.
+    #[serde(default)]
+    pub(crate) influence: Vec<Influence>,
+    /// What shows that a member broke the rules, for anybody to check.
+    #[serde(default)]
+    pub(crate) proofs: Vec<Proof>,
+}
+
+impl Reduced {
+    /// Name of the file among the round's.
+    pub(crate) const FILE: &str = "reduced.json";
+}
+
+/// How the merge of a round ended: `rounds/<round>/merge.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    /// The round.
+    pub(crate) round: RoundId,
+    /// The block at which the round was frozen.
+    pub(crate) block_hash: BlockHash,
+    /// Stable reason of a failure; empty otherwise.
+    pub(crate) reason: String,
+    /// Why it failed; empty otherwise.
+    pub(crate) why: String,
+    /// What was offered to the others; left out where it did not come to that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) terms: Option<Terms>,
+    /// The model after the round: the base when the merge failed.
+    pub(crate) model: Model,
+    /// What was agreed, as far as it came.
+    #[serde(flatten)]
+    pub(crate) reduced: Reduced,
 }
 
 impl Report {
     /// Name of the file among the round's.
     pub(crate) const FILE: &str = "merge.json";
+
+    /// How it ended.
+    pub(crate) fn outcome(&self) -> Outcome {
+        self.reduced.outcome
+    }
+
+    /// Members that broke the rules.
+    pub(crate) fn blamed(&self) -> Vec<LeftOut> {
+        let blame = |proof: &Proof| LeftOut {
+            hotkey: proof.against().clone(),
+            reason: proof.reason().to_owned(),
+            detail: String::new(),
+        };
+        let mut blamed: Vec<LeftOut> = self.reduced.proofs.iter().map(blame).collect();
+        blamed.sort_by(|a, b| (&a.hotkey, &a.reason).cmp(&(&b.hotkey, &b.reason)));
+        blamed.dedup();
+        blamed
+    }
 
     /// Why it failed and whom it left out, for a person.
     pub(crate) fn detail(&self) -> String {
@@ -89,13 +129,12 @@ impl Report {
             parts.push(self.why.clone());
         }
         for (what, left_out) in [
-            ("validators missing", &self.missing),
-            ("gradients dropped", &self.dropped),
-            ("submissions skipped", &self.skipped),
+            ("proven to have broken the rules", &self.blamed()),
+            ("validators left out", &self.reduced.dropped),
+            ("submissions skipped", &self.reduced.skipped),
         ] {
             if !left_out.is_empty() {
-                let named: Vec<String> =
-                    left_out.iter().map(|one| format!("{} ({})", one.hotkey, one.reason)).collect();
+                let named: Vec<String> = left_out.iter().map(in_words).collect();
                 parts.push(format!("{what}: {}", named.join(", ")));
             }
         }
@@ -103,65 +142,66 @@ impl Report {
     }
 }
 
-/// What was agreed before the new model was written, so that a restart need not reduce again:
-/// `rounds/<round>/reduced.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(crate) struct Reduced {
-    /// How it will have ended.
-    pub(crate) outcome: Outcome,
-    /// See [`Report::members`].
-    pub(crate) members: Vec<Hotkey>,
-    /// See [`Report::participants`].
-    pub(crate) participants: Vec<Hotkey>,
-    /// See [`Report::digest`].
-    pub(crate) digest: String,
-    /// See [`Report::slices`].
-    pub(crate) slices: Vec<SliceDigest>,
-    /// See [`Report::missing`].
-    pub(crate) missing: Vec<LeftOut>,
-    /// See [`Report::dropped`].
-    pub(crate) dropped: Vec<LeftOut>,
-    /// See [`Report::skipped`].
-    pub(crate) skipped: Vec<LeftOut>,
-}
-
-impl Reduced {
-    /// Name of the file among the round's.
-    pub(crate) const FILE: &str = "reduced.json";
+fn in_words(one: &LeftOut) -> String {
+    match one.detail.is_empty() {
+        true => format!("{} ({})", one.hotkey, one.reason),
+        false => format!("{} ({}: {})", one.hotkey, one.reason, one.detail),
+    }
 }
 
 /// Why a merge did not end in a new model.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    #[error("no gradients: neither this validator nor another has one")]
-    NoGradients,
-    #[error("left alone, and the policy does not allow a step alone")]
-    LeftAlone,
-    #[error("the validators did not agree on the members in time; met {met} of {expected} others")]
-    NoAgreement { met: usize, expected: usize },
-    #[error("no member's gradient could be had for slice {slice}")]
-    SliceEmpty { slice: usize },
-    #[error("slice {slice} of {owner} could not be had: {why}")]
-    SliceMissing { slice: usize, owner: Hotkey, why: String },
-    #[error("{member} did not confirm in time: {why}")]
-    NotConfirmed { member: Hotkey, why: String },
-    #[error("{member} has reduced to {theirs} and this validator to {ours}")]
-    DigestsDiffer { member: Hotkey, ours: String, theirs: String },
+    #[error(transparent)]
+    Merge(#[from] merge::Failure),
+    #[error(
+        "the artifact store has a merge of this round from another chain (block {found}, not {expected}): give this validator a folder of its own for each chain"
+    )]
+    OtherChain { expected: BlockHash, found: BlockHash },
+    #[error("another service of this validator has taken the merge over")]
+    TakenOver,
+    #[error("the service is stopping")]
+    Stopping,
     #[error("the base model cannot be used: {0}")]
     Base(String),
     #[error("the artifact store failed: {0}")]
     Store(#[from] ArtifactError),
+    #[error("the state store failed: {0}")]
+    Keep(#[from] crate::keep::KeepError),
     #[error("adding up the submissions failed: {0}")]
     Aggregate(String),
+    #[error("a file of the round could not be kept: {0}")]
+    Scratch(String),
     #[error("writing the new model failed: {0}")]
     Write(String),
-    #[error("the members of an earlier run are unreadable: {0}")]
+    #[error("what an earlier run left is unreadable: {0}")]
     Resume(String),
 }
 
 impl Failure {
+    /// Stable snake_case name of the reason.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Merge(failure) => failure.reason(),
+            Self::OtherChain { .. } => "other_chain",
+            Self::TakenOver => "taken_over",
+            Self::Stopping => "stopping",
+            Self::Base(_) => "base_unusable",
+            Self::Store(_) => "store_failed",
+            Self::Keep(_) => "state_store_failed",
+            Self::Aggregate(_) => "aggregation_failed",
+            Self::Scratch(_) => "scratch_failed",
+            Self::Write(_) => "write_failed",
+            Self::Resume(_) => "unreadable",
+        }
+    }
+
     /// Whether the same may work a little later.
     pub(crate) fn passes(&self) -> bool {
-        matches!(self, Self::Store(ArtifactError::Engine { .. }))
+        match self {
+            Self::Store(ArtifactError::Engine { .. }) => true,
+            Self::Keep(error) => !error.is_lost(),
+            _ => false,
+        }
     }
 }

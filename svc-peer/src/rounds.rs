@@ -4,22 +4,23 @@ use std::{path::PathBuf, sync::Arc};
 
 use domain::RoundId;
 use kit::Shutdown;
-use store::Artifacts;
-use tokio::{
-    sync::{mpsc, watch},
-    time::Instant,
-};
+use store::{Artifacts, Store};
+use tokio::sync::watch;
 use tracing::{Instrument as _, info, info_span, warn};
 
 use crate::{
-    calls::Caller,
+    call::Caller,
+    conduct::Conduct,
     config::Config,
+    desk::Desk,
     discovery::Discovery,
     error::Refused,
+    lines::Lines,
+    merger::Clock,
     nonces::Nonces,
-    plan::{Plan, Timetable},
+    plan::Plan,
     report::{Failure, Report},
-    round::{HEARD, Round, Shown},
+    round::{Round, Shown},
     signer::Signer,
     task::{self, Task},
 };
@@ -29,13 +30,15 @@ use crate::{
 pub(crate) struct Tools {
     pub(crate) config: Arc<Config>,
     pub(crate) artifacts: Artifacts,
+    pub(crate) store: Store,
     pub(crate) signer: Signer,
     pub(crate) nonces: Nonces,
     pub(crate) discovery: Discovery,
-    /// TLS towards validators with an `https` URL.
-    pub(crate) tls: kit::Tls,
-    /// Folder for temporary files.
-    pub(crate) scratch: PathBuf,
+    pub(crate) desk: Arc<Desk>,
+    /// How this validator behaves.
+    pub(crate) conduct: Arc<dyn Conduct>,
+    /// Folder for files of its own.
+    pub(crate) folder: PathBuf,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -59,21 +62,6 @@ impl Rounds {
     /// No round has started yet.
     pub(crate) fn new(tools: Tools) -> Self {
         Self { tools, current: watch::Sender::new(None) }
-    }
-
-    /// The settings of the service.
-    pub(crate) fn config(&self) -> &Config {
-        &self.tools.config
-    }
-
-    /// Signs for this validator.
-    pub(crate) fn signer(&self) -> &Signer {
-        &self.tools.signer
-    }
-
-    /// Nonces of this validator's messages, and those that were seen.
-    pub(crate) fn nonces(&self) -> &Nonces {
-        &self.tools.nonces
     }
 
     /// The newest round, if it is `id`; otherwise why it cannot be asked here.
@@ -109,13 +97,17 @@ impl Rounds {
         let id = plan.round;
         match self.find(id).await {
             Err(Refused::UnknownRound { .. }) => {}
+            Ok(Found::Before(report)) if report.block_hash != plan.block_hash => {
+                let (found, expected) = (report.block_hash, plan.block_hash);
+                return Err(Refused::OtherChain { found, expected });
+            }
             found => return found,
         }
         let plan = Arc::new(plan);
         let stop = self.tools.shutdown.child();
+        let clock = Clock::new(plan.elapsed);
         let (shown, seen) = watch::channel(Shown::default());
-        let (tell, heard) = mpsc::channel(HEARD);
-        let round = Arc::new(Round::new(Arc::clone(&plan), stop.clone(), seen, tell));
+        let round = Arc::new(Round::new(Arc::clone(&plan), stop.clone(), seen));
         let mut before = None;
         let began = self.current.send_if_modified(|current| {
             let newest = current.as_ref().is_none_or(|current| current.plan.round < id);
@@ -134,7 +126,7 @@ impl Rounds {
             }
             before.stop.cancel();
         }
-        let task = self.task(&plan, shown, heard);
+        let task = self.task(&plan, clock, &stop, shown);
         let span = info_span!(
             parent: None,
             "merge",
@@ -160,26 +152,45 @@ impl Rounds {
     fn task(
         &self,
         plan: &Arc<Plan>,
+        clock: Clock,
+        stop: &Shutdown,
         shown: watch::Sender<Shown>,
-        heard: mpsc::Receiver<crate::round::Heard>,
     ) -> Task {
-        let Tools { config, artifacts, signer, nonces, discovery, tls, scratch, .. } = &self.tools;
+        let Tools {
+            config,
+            artifacts,
+            store,
+            signer,
+            nonces,
+            discovery,
+            desk,
+            conduct,
+            folder,
+            ..
+        } = &self.tools;
+        let axons = plan.validators.iter().map(|(hotkey, one)| (hotkey.clone(), one.axon.clone()));
+        let lines = Lines::new(Arc::clone(config), discovery.clone(), axons);
+        let caller = Caller::new(
+            plan.round,
+            plan.hotkey.clone(),
+            lines,
+            signer.clone(),
+            nonces.clone(),
+            config.call_timeout,
+        );
         Task {
             plan: Arc::clone(plan),
             config: Arc::clone(config),
             artifacts: artifacts.clone(),
-            caller: Caller::new(
-                Arc::clone(plan),
-                Arc::clone(config),
-                tls.clone(),
-                discovery.clone(),
-                signer.clone(),
-                nonces.clone(),
-            ),
-            scratch: scratch.join(format!("{}-{}", plan.round, plan.hotkey.short())),
-            times: Timetable::new(Instant::now(), plan.deadline),
+            store: store.clone(),
+            caller: Arc::new(caller),
+            signer: signer.clone(),
+            desk: Arc::clone(desk),
+            conduct: Arc::clone(conduct),
+            folder: folder.join(plan.hotkey.short()),
+            clock,
+            stop: stop.clone(),
             shown,
-            heard,
         }
     }
 }

@@ -8,10 +8,7 @@ use proto::chain::v1::{
 };
 use tonic::Status;
 
-use crate::{
-    error::Refused,
-    messages::{self, Body},
-};
+use crate::{error::Refused, message};
 
 /// Has messages to other validators signed.
 #[derive(Debug, Clone)]
@@ -25,7 +22,7 @@ impl Signer {
         Self { chain: ChainServiceClient::new(channel) }
     }
 
-    /// Signs a digest of [`messages::Kind`], and checks that `hotkey` did.
+    /// Signs a digest of [`message::Kind`] or of a statement, and checks that `hotkey` did.
     pub(crate) async fn sign(&self, hotkey: &Hotkey, digest: [u8; 32]) -> Result<Bytes, Refused> {
         let purpose = Some(Purpose::PeerDigest(Bytes::copy_from_slice(&digest)));
         let signed = self.chain.clone().sign(SignRequest { purpose }).await;
@@ -33,20 +30,10 @@ impl Signer {
             .map_err(|status| Refused::NotSigned { detail: status.message().to_owned() })?
             .into_inner()
             .signature;
-        messages::verify(hotkey, &digest, &signature).map_err(|_| Refused::NotSigned {
+        message::verify(hotkey, &digest, &signature).map_err(|_| Refused::NotSigned {
             detail: format!("its hotkey is not {hotkey}, which the round is for"),
         })?;
         Ok(signature)
-    }
-
-    /// Encodes and signs a message of `hotkey`: its body and signature.
-    pub(crate) async fn seal<M: Body + Sync>(
-        &self,
-        message: &M,
-    ) -> Result<(Bytes, Bytes), Refused> {
-        let body = message.encode();
-        let signature = self.sign(&message.envelope().sender, M::digest(&body)).await?;
-        Ok((body, signature))
     }
 
     /// Whether the chain service answers.

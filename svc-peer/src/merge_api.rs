@@ -1,29 +1,25 @@
-//! The gRPC faces: for the own scheduler, and for other validators.
+//! The face for the own scheduler.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use domain::{ExpertGroup, GlobalVersion, Hotkey, RoundId};
-use futures::{Stream, StreamExt as _};
 use proto::{
     InvalidField,
     common::v1::ModelRef,
     convert::{parse, required},
-    peer::v1::{
-        self as wire, merge_service_server::MergeService, peer_service_server::PeerService,
-    },
+    peer::v1::{self as wire, merge_service_server::MergeService},
 };
 use tonic::{Request, Response, Status};
 use tracing::instrument;
 
 use crate::{
     error::Refused,
-    messages::{MAX_MEMBERS, What},
-    plan::{Contribution, Model, Plan},
-    report::Report,
+    merger::Handle,
+    plan::{Contribution, Model, Plan, Validator},
+    reduction::Influence,
+    report::{LeftOut, Report},
     round::State,
     rounds::{Found, Rounds},
-    serve::{Desk, Part},
 };
 
 /// For the scheduler of the same validator.
@@ -60,87 +56,19 @@ impl MergeService for MergeHandler {
     }
 }
 
-/// For the peer services of other validators.
-#[derive(Debug)]
-pub(crate) struct PeerHandler {
-    desk: Desk,
-}
-
-impl PeerHandler {
-    /// Answers with `desk`.
-    pub(crate) fn new(desk: Desk) -> Self {
-        Self { desk }
-    }
-
-    async fn stream(&self, what: What, request: wire::SliceRequest) -> Result<Chunks, Status> {
-        let parts = self.desk.slice(what, (request.body, request.signature)).await?;
-        Ok(Box::pin(parts.map(|part| part.map(chunk).map_err(Status::from))))
-    }
-}
-
-type Chunks = Pin<Box<dyn Stream<Item = Result<wire::Chunk, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl PeerService for PeerHandler {
-    type GetGradientStream = Chunks;
-    type GetReducedStream = Chunks;
-
-    async fn hello(
-        &self,
-        request: Request<wire::SignedHello>,
-    ) -> Result<Response<wire::SignedHello>, Status> {
-        let wire::SignedHello { body, signature } = request.into_inner();
-        let (body, signature) = self.desk.hello((body, signature)).await?;
-        Ok(Response::new(wire::SignedHello { body, signature }))
-    }
-
-    async fn get_gradient(
-        &self,
-        request: Request<wire::SliceRequest>,
-    ) -> Result<Response<Chunks>, Status> {
-        Ok(Response::new(self.stream(What::Gradient, request.into_inner()).await?))
-    }
-
-    async fn get_reduced(
-        &self,
-        request: Request<wire::SliceRequest>,
-    ) -> Result<Response<Chunks>, Status> {
-        Ok(Response::new(self.stream(What::Reduced, request.into_inner()).await?))
-    }
-
-    async fn confirm(
-        &self,
-        request: Request<wire::SignedConfirm>,
-    ) -> Result<Response<wire::SignedConfirm>, Status> {
-        let wire::SignedConfirm { body, signature } = request.into_inner();
-        let (body, signature) = self.desk.confirm((body, signature)).await?;
-        Ok(Response::new(wire::SignedConfirm { body, signature }))
-    }
-}
-
-fn chunk(part: Part) -> wire::Chunk {
-    let part = match part {
-        Part::Data(bytes) => wire::chunk::Part::Data(bytes),
-        Part::End { digest, signature } => {
-            let digest = Bytes::copy_from_slice(&digest);
-            wire::chunk::Part::End(wire::ChunkEnd { digest, signature })
-        }
-    };
-    wire::Chunk { part: Some(part) }
-}
-
 /// A day: no cycle is longer.
 const MAX_DEADLINE_MS: u64 = 24 * 60 * 60 * 1000;
 
 fn plan(request: wire::StartMergeRequest) -> Result<Plan, InvalidField> {
     let hotkey: Hotkey = parse("hotkey", &request.hotkey)?;
-    if request.validators.len() > MAX_MEMBERS {
+    if request.validators.len() >= merge::MAX_ROSTER {
         return Err(InvalidField::new("validators", "too many"));
     }
-    let mut validators = std::collections::BTreeMap::new();
+    let mut validators = BTreeMap::new();
     for validator in request.validators {
         let other: Hotkey = parse("validators.hotkey", &validator.hotkey)?;
-        if other != hotkey && validators.insert(other, validator.axon).is_some() {
+        let (axon, stake) = (validator.axon, validator.stake);
+        if other != hotkey && validators.insert(other, Validator { axon, stake }).is_some() {
             return Err(InvalidField::new("validators.hotkey", "one is named twice"));
         }
     }
@@ -167,13 +95,16 @@ fn plan(request: wire::StartMergeRequest) -> Result<Plan, InvalidField> {
     }
     Ok(Plan {
         round: RoundId(request.round_id),
+        block_hash: parse("block_hash", &request.block_hash)?,
         base: model(required("base", request.base)?)?,
         group: ExpertGroup(request.expert_group),
         new_version: GlobalVersion(request.new_version),
         contributions,
         validators,
         hotkey,
+        stake: request.stake,
         deadline: Duration::from_millis(request.deadline_ms),
+        elapsed: Duration::from_millis(request.elapsed_ms),
         allow_solo: request.allow_solo,
         traceparent: request.traceparent,
     })
@@ -195,10 +126,11 @@ fn status(found: Found) -> wire::MergeStatus {
             if let Some(report) = &shown.report {
                 return ended(report);
             }
+            let grouped = shown.merging.as_ref().is_some_and(Handle::is_grouped);
             let state = match shown.state {
                 State::Aggregating => wire::MergeState::Aggregating,
-                State::Meeting => wire::MergeState::Meeting,
-                State::Reducing => wire::MergeState::Reducing,
+                State::Merging if grouped => wire::MergeState::Reducing,
+                State::Merging => wire::MergeState::Meeting,
                 State::Writing | State::Ended => wire::MergeState::Writing,
             };
             wire::MergeStatus {
@@ -211,17 +143,35 @@ fn status(found: Found) -> wire::MergeStatus {
 }
 
 fn ended(report: &Report) -> wire::MergeStatus {
+    let reduced = &report.reduced;
     wire::MergeStatus {
         round_id: report.round.0,
         state: wire::MergeState::Ended.into(),
-        outcome: report.outcome.as_str().to_owned(),
-        members: report.members.iter().map(Hotkey::to_string).collect(),
-        digest: report.digest.clone(),
+        outcome: reduced.outcome.as_str().to_owned(),
+        members: reduced.members.iter().map(Hotkey::to_string).collect(),
+        digest: reduced.digest.clone(),
         model: Some(ModelRef {
             global_version: report.model.global_version.0,
             model_hash: report.model.model_hash.to_hex(),
             prefix: report.model.prefix.clone(),
         }),
         detail: report.detail(),
+        reason: report.reason.clone(),
+        dropped: reduced.dropped.iter().map(left_out).collect(),
+        blamed: report.blamed().iter().map(left_out).collect(),
+        influence: reduced.influence.iter().map(influence).collect(),
     }
+}
+
+fn left_out(one: &LeftOut) -> wire::LeftOut {
+    wire::LeftOut {
+        hotkey: one.hotkey.to_string(),
+        reason: one.reason.clone(),
+        detail: one.detail.clone(),
+    }
+}
+
+fn influence(one: &Influence) -> wire::Influence {
+    let Influence { hotkey, weight, norm, bounded_norm, cosine, trimmed, .. } = one.clone();
+    wire::Influence { hotkey: hotkey.to_string(), weight, norm, bounded_norm, cosine, trimmed }
 }
