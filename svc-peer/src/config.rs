@@ -1,9 +1,13 @@
 //! The `[peer]` section of the configuration.
 
+mod reduction;
+
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use checkpoint::OuterSgd;
+use checkpoint::{Codec, OuterSgd};
 use domain::Hotkey;
+
+pub use self::reduction::{Reduction, Rule};
 
 /// The merger's own settings.
 #[derive(Debug, Clone, confique::Config)]
@@ -54,6 +58,15 @@ pub struct Config {
     /// Requests that one validator may make in one round.
     #[config(default = 20_000)]
     pub max_requests: u32,
+
+    /// What gradients travel as: `float32`; `bfloat16`, half of that; or `int8`, a quarter, in blocks with
+    /// a scale each. What the small ones lose is added to the next round's gradient. The result of
+    /// all travels as `float32`, else as `bfloat16`. All validators must have the same.
+    #[config(default = "float32")]
+    pub codec: Codec,
+
+    #[config(nested)]
+    pub reduction: Reduction,
 
     #[config(nested)]
     pub optimizer: Optimizer,

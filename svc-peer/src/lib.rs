@@ -8,29 +8,44 @@
 mod allreduce;
 mod base;
 mod calls;
+#[cfg_attr(not(test), expect(dead_code, reason = "used when the service is rebuilt on it"))]
+mod chunks;
 mod config;
 mod discovery;
 pub mod error;
+#[cfg(test)]
+mod fixture;
+#[cfg_attr(not(test), expect(dead_code, reason = "used when the service is rebuilt on it"))]
+mod gradient;
 mod grpc;
 mod meet;
 pub mod members;
 pub mod messages;
 mod metrics;
+#[cfg_attr(not(test), expect(dead_code, reason = "used when the service is rebuilt on it"))]
+mod model;
 mod nonces;
 mod plan;
 pub mod reduce;
+#[cfg_attr(not(test), expect(dead_code, reason = "used when the service is rebuilt on it"))]
+mod reduction;
 mod report;
 mod round;
 mod rounds;
 mod serve;
+#[cfg_attr(not(test), expect(dead_code, reason = "used when the service is rebuilt on it"))]
+mod shelf;
 mod signer;
+mod spool;
+#[cfg_attr(not(test), expect(dead_code, reason = "used when the service is rebuilt on it"))]
+mod step;
 mod task;
 mod write;
 
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-pub use config::{Config, Optimizer};
+pub use config::{Config, Optimizer, Reduction, Rule};
 use kit::{Common, GrpcServer, Health, Shutdown};
 use proto::peer::v1::{
     merge_service_server::MergeServiceServer, peer_service_server::PeerServiceServer,

@@ -153,6 +153,8 @@ pub(crate) enum Failure {
     Store(#[from] ArtifactError),
     #[error("adding up the submissions failed: {0}")]
     Aggregate(String),
+    #[error("a file of the round could not be kept: {0}")]
+    Scratch(String),
     #[error("writing the new model failed: {0}")]
     Write(String),
     #[error("the members of an earlier run are unreadable: {0}")]
