@@ -7,8 +7,8 @@ use std::{
 };
 
 use checkpoint::{
-    CHUNK, Codec, Contribution, Dtype, ExpertGroups, MemoryTensors, Publication, TensorSource,
-    TensorSpec, encode_f32, publish_model, write_safetensors,
+    CHUNK, Codec, Contribution, Dtype, ExpertGroups, MemoryTensors, Publication, TensorSpec,
+    encode_f32, publish_model, write_safetensors,
 };
 use domain::{ExpertGroup, GlobalVersion, Hotkey, RoundId};
 use tempfile::TempDir;

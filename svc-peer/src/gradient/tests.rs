@@ -1,5 +1,3 @@
-use checkpoint::TensorSource as _;
-
 use super::*;
 use crate::fixture::{Base, ELEMENTS, bits, decoded, hotkey, noise};
 

@@ -44,7 +44,8 @@ proptest! {
         let all: Vec<f32> = values.chunks(CHUNK).flat_map(|chunk| through(codec, chunk)).collect();
         prop_assert_eq!(bits(&out), bits(&all[start..end]));
         let beyond = vector.read(start, &mut vec![0.0; ELEMENTS - start + 1]);
-        prop_assert!(matches!(beyond, Err(ReadError::Outside { .. })));
+        let outside = matches!(beyond, Err(ReadError::Outside { .. }));
+        prop_assert!(outside, "{beyond:?}");
     }
 }
 
