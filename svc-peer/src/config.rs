@@ -1,6 +1,6 @@
 //! The `[peer]` section of the configuration.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use checkpoint::OuterSgd;
 use domain::Hotkey;
@@ -16,6 +16,23 @@ pub struct Config {
     /// where others come from outside, so that they cannot reach what is for this validator only.
     /// How others find it is told by the gateway's `advertised_peer_url`.
     pub peer_addr: Option<SocketAddr>,
+
+    /// Whether the server at `peer_addr` speaks TLS. Turn it off where a proxy before it does; whoever
+    /// comes for `https` has to see the certificate of `peer_tls_cert` there.
+    #[config(default = true)]
+    pub peer_tls: bool,
+
+    /// PEM file with the certificate that other validators see at `peer_addr`. Left out, one is made
+    /// at every start: the hotkey vouches for it, and no authority is needed.
+    pub peer_tls_cert: Option<PathBuf>,
+
+    /// PEM file with the key of `peer_tls_cert`; left out where a proxy has it.
+    pub peer_tls_key: Option<PathBuf>,
+
+    /// Whether other validators can call this one. One that only dials out, from behind a NAT or a
+    /// firewall, takes part without `peer_addr`, and reduces nothing for others.
+    #[config(default = true)]
+    pub callable: bool,
 
     /// Address of /healthz and /metrics; left out, there is none.
     pub admin_addr: Option<SocketAddr>,
@@ -54,6 +71,10 @@ pub struct Config {
     /// Requests that one validator may make in one round.
     #[config(default = 20_000)]
     pub max_requests: u32,
+
+    /// Streams of chunks that one validator may have open here at once.
+    #[config(default = 8, validate(*max_transfers > 0, "must not be zero"))]
+    pub max_transfers: usize,
 
     #[config(nested)]
     pub optimizer: Optimizer,

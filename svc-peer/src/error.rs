@@ -22,6 +22,22 @@ pub enum Refused {
     NotAValidator,
     #[error("the sender has asked too often in this round")]
     TooMany,
+    #[error("the sender has {most} streams already")]
+    TooManyStreams { most: usize },
+    #[error("a statement is not its author's: {0}")]
+    BadStatement(merge::Refused),
+    #[error("these bytes are not here")]
+    NotHere,
+    #[error("these bytes are not wanted")]
+    NotWanted,
+    #[error("the bytes are not what was signed: {what}")]
+    Garbage { what: &'static str },
+    #[error("the answer is longer than any message")]
+    TooLong,
+    #[error("the stream was cut short")]
+    CutShort,
+    #[error("the other side has stalled")]
+    Stalled,
     #[error("the round has not started here")]
     NotStarted,
     #[error("a newer round, {newer}, has started here")]
@@ -60,6 +76,14 @@ impl Refused {
             Self::Replayed => "replayed",
             Self::NotAValidator => "not_a_validator",
             Self::TooMany => "too_many",
+            Self::TooManyStreams { .. } => "too_many_streams",
+            Self::BadStatement(_) => "bad_statement",
+            Self::NotHere => "not_here",
+            Self::NotWanted => "not_wanted",
+            Self::Garbage { .. } => "garbage",
+            Self::TooLong => "too_long",
+            Self::CutShort => "cut_short",
+            Self::Stalled => "stalled",
             Self::NotStarted => "not_started",
             Self::OldRound { .. } => "old_round",
             Self::NotReady { .. } => "not_ready",
@@ -78,17 +102,24 @@ impl Refused {
     /// The code that says whether asking again helps: only `UNAVAILABLE` does.
     pub fn code(&self) -> Code {
         match self {
-            Self::Malformed(_) | Self::ForeignSlice { .. } => Code::InvalidArgument,
+            Self::Malformed(_)
+            | Self::ForeignSlice { .. }
+            | Self::BadStatement(_)
+            | Self::Garbage { .. } => Code::InvalidArgument,
             Self::BadSignature => Code::Unauthenticated,
             Self::WrongReceiver
             | Self::WrongSender
             | Self::WrongRound
             | Self::Replayed
             | Self::NotAValidator => Code::PermissionDenied,
-            Self::TooMany => Code::ResourceExhausted,
+            Self::TooMany | Self::TooManyStreams { .. } | Self::TooLong => {
+                Code::ResourceExhausted
+            }
+            Self::CutShort | Self::Stalled => Code::Aborted,
             Self::OldRound { .. }
             | Self::MembersDiffer { .. }
             | Self::Failed { .. }
+            | Self::NotWanted
             | Self::NoGradient => Code::FailedPrecondition,
             Self::NotStarted
             | Self::NotReady { .. }
@@ -96,7 +127,7 @@ impl Refused {
             | Self::Store(_)
             | Self::Unreadable { .. }
             | Self::Stopping => Code::Unavailable,
-            Self::UnknownRound { .. } => Code::NotFound,
+            Self::UnknownRound { .. } | Self::NotHere => Code::NotFound,
         }
     }
 }

@@ -7,17 +7,26 @@
 
 mod allreduce;
 mod base;
+mod call;
 mod calls;
 mod config;
+mod desk;
 mod discovery;
 pub mod error;
 mod grpc;
+mod guests;
+mod lines;
 mod meet;
 pub mod members;
+mod merging;
+pub mod message;
 pub mod messages;
 mod metrics;
 mod nonces;
+mod part;
+mod peer_api;
 mod plan;
+mod pushing;
 pub mod reduce;
 mod report;
 mod round;
@@ -25,6 +34,10 @@ mod rounds;
 mod serve;
 mod signer;
 mod task;
+#[cfg(test)]
+mod testing;
+mod transfer;
+mod wire;
 mod write;
 
 use std::{sync::Arc, time::Duration};

@@ -15,7 +15,7 @@ use tower::Service;
 
 use crate::{auth::Token, config::Tls, tls, trace};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
@@ -38,14 +38,7 @@ pub fn channel(url: &str, tls: &Tls) -> anyhow::Result<Channel> {
 ///
 /// As [`channel`].
 pub fn channel_with(url: &str, tls: &Tls, answer: Duration) -> anyhow::Result<Channel> {
-    let mut endpoint = Endpoint::from_shared(url.to_owned())
-        .with_context(|| format!("`{url}` is not a URL"))?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(answer)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE)
-        .keep_alive_while_idle(true);
+    let mut endpoint = endpoint(url)?.timeout(answer);
     let secure = endpoint.uri().scheme_str() == Some("https");
     match tls::client(tls)? {
         Some(config) => {
@@ -54,7 +47,18 @@ pub fn channel_with(url: &str, tls: &Tls, answer: Duration) -> anyhow::Result<Ch
         }
         None => ensure!(!secure, "`{url}` is https, but no TLS is configured"),
     }
-    Ok(Channel { inner: endpoint.connect_lazy(), token: None })
+    Ok(Channel::lazy(&endpoint))
+}
+
+/// What all connections have in common.
+pub(crate) fn endpoint(url: &str) -> anyhow::Result<Endpoint> {
+    Ok(Endpoint::from_shared(url.to_owned())
+        .with_context(|| format!("`{url}` is not a URL"))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_while_idle(true))
 }
 
 /// A connection to one server, for generated clients. Cheap to clone.
@@ -65,6 +69,10 @@ pub struct Channel {
 }
 
 impl Channel {
+    pub(crate) fn lazy(endpoint: &Endpoint) -> Self {
+        Self { inner: endpoint.connect_lazy(), token: None }
+    }
+
     /// Sends `token` with every call, as `authorization: Bearer …`. Only for channels to services
     /// of the own validator: whoever serves the other end learns the secret.
     #[must_use]

@@ -20,7 +20,13 @@ use tower::Service;
 use tracing::{info, warn};
 
 use self::{cut::Cuttable, layer::RpcLayer};
-use crate::{Health, Shutdown, config::Tls, install_crypto, tls};
+use crate::{
+    Certificate, Health, Shutdown,
+    config::Tls,
+    install_crypto,
+    line::{CONNECTION_WINDOW, STREAM_WINDOW},
+    tls,
+};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(5);
@@ -46,6 +52,7 @@ pub struct GrpcServer {
     health: Health,
     timeout: Duration,
     grace: Duration,
+    bulk: bool,
 }
 
 impl GrpcServer {
@@ -55,8 +62,25 @@ impl GrpcServer {
     ///
     /// When the address is taken, or a file of `tls` can't be read.
     pub async fn bind(addr: SocketAddr, tls: &Tls) -> anyhow::Result<Self> {
+        Self::bind_with(addr, tls::server(tls)?).await
+    }
+
+    /// Binds to `addr` for strangers, who show no certificate and are shown this one, and who may
+    /// send much at once.
+    ///
+    /// # Errors
+    ///
+    /// When the address is taken.
+    pub async fn bind_public(
+        addr: SocketAddr,
+        certificate: Option<&Certificate>,
+    ) -> anyhow::Result<Self> {
+        let server = Self::bind_with(addr, certificate.map(Certificate::server)).await?;
+        Ok(Self { bulk: true, ..server })
+    }
+
+    async fn bind_with(addr: SocketAddr, tls: Option<ServerTlsConfig>) -> anyhow::Result<Self> {
         install_crypto();
-        let tls = tls::server(tls)?;
         let listener = TcpListener::bind(addr)
             .await
             .with_context(|| format!("bind the gRPC server to {addr}"))?;
@@ -71,6 +95,7 @@ impl GrpcServer {
             health: Health::default(),
             timeout: ANSWER_TIMEOUT,
             grace: GRACE,
+            bulk: false,
         })
     }
 
@@ -165,6 +190,11 @@ pub async fn serve(server: GrpcServer, shutdown: Shutdown) -> anyhow::Result<()>
         .timeout(server.timeout)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE));
+    if server.bulk {
+        builder = builder
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW);
+    }
     if let Some(tls) = tls {
         builder = builder.tls_config(tls).context("configure TLS of the server")?;
     } else if !local_addr.ip().is_loopback() {

@@ -9,21 +9,25 @@
 
 mod admin;
 pub mod auth;
+mod certificate;
 mod cli;
 mod client;
 pub mod config;
 mod grpc;
 pub mod health;
+mod line;
 mod run;
 mod shutdown;
 pub mod telemetry;
 mod tls;
 pub mod trace;
 
+pub use certificate::{Certificate, Fingerprint};
 pub use cli::Cli;
 pub use client::{Channel, channel, channel_with};
 pub use config::{Common, LogFormat, Tls};
 pub use grpc::{GrpcServer, serve};
 pub use health::Health;
+pub use line::Line;
 pub use run::{install_crypto, main, run};
 pub use shutdown::Shutdown;

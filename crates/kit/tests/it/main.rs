@@ -6,5 +6,6 @@ mod auth;
 mod config;
 mod fake;
 mod grpc;
+mod line;
 mod run;
 mod tls;
