@@ -259,6 +259,3 @@ impl ChunkStream {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -112,9 +112,7 @@ impl Refused {
             | Self::WrongRound
             | Self::Replayed
             | Self::NotAValidator => Code::PermissionDenied,
-            Self::TooMany | Self::TooManyStreams { .. } | Self::TooLong => {
-                Code::ResourceExhausted
-            }
+            Self::TooMany | Self::TooManyStreams { .. } | Self::TooLong => Code::ResourceExhausted,
             Self::CutShort | Self::Stalled => Code::Aborted,
             Self::OldRound { .. }
             | Self::MembersDiffer { .. }

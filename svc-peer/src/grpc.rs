@@ -223,5 +223,6 @@ fn ended(report: &Report) -> wire::MergeStatus {
             prefix: report.model.prefix.clone(),
         }),
         detail: report.detail(),
+        ..wire::MergeStatus::default()
     }
 }

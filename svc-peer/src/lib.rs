@@ -7,25 +7,33 @@
 
 mod allreduce;
 mod base;
+#[cfg_attr(not(test), expect(dead_code, reason = "used when the service is rebuilt on it"))]
 mod call;
 mod calls;
 mod config;
+#[cfg_attr(not(test), expect(dead_code, reason = "used when the service is rebuilt on it"))]
 mod desk;
 mod discovery;
 pub mod error;
 mod grpc;
+#[cfg_attr(not(test), expect(dead_code, reason = "used when the service is rebuilt on it"))]
 mod guests;
+#[cfg_attr(not(test), expect(dead_code, reason = "used when the service is rebuilt on it"))]
 mod lines;
 mod meet;
 pub mod members;
+#[cfg_attr(not(test), expect(dead_code, reason = "used when the service is rebuilt on it"))]
 mod merging;
 pub mod message;
 pub mod messages;
 mod metrics;
 mod nonces;
+#[cfg_attr(not(test), expect(dead_code, reason = "used when the service is rebuilt on it"))]
 mod part;
+#[cfg_attr(not(test), expect(dead_code, reason = "used when the service is rebuilt on it"))]
 mod peer_api;
 mod plan;
+#[cfg_attr(not(test), expect(dead_code, reason = "used when the service is rebuilt on it"))]
 mod pushing;
 pub mod reduce;
 mod report;
@@ -36,6 +44,7 @@ mod signer;
 mod task;
 #[cfg(test)]
 mod testing;
+#[cfg_attr(not(test), expect(dead_code, reason = "used when the service is rebuilt on it"))]
 mod transfer;
 mod wire;
 mod write;

@@ -13,12 +13,7 @@ use proto::peer::v2::{
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    config::Config,
-    desk::Desk,
-    error::Refused,
-    message::MAX_MESSAGE,
-    part::Part,
-    transfer::Brought,
+    config::Config, desk::Desk, error::Refused, message::MAX_MESSAGE, part::Part, transfer::Brought,
 };
 
 /// A push is answered at its end. What stalls ends by itself.
@@ -89,7 +84,8 @@ impl PeerService for PeerHandler {
         &self,
         request: Request<Streaming<PushPart>>,
     ) -> Result<Response<PushReceipt>, Status> {
-        let brought = request.into_inner().map(|part| brought(part.map_err(|_| Refused::CutShort)?));
+        let brought =
+            request.into_inner().map(|part| brought(part.map_err(|_| Refused::CutShort)?));
         let held = self.desk.push(brought.boxed()).await?;
         Ok(Response::new(PushReceipt { held }))
     }

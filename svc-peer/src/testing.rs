@@ -81,27 +81,45 @@ impl ChainService for Signing {
         Err(Status::unimplemented("not here"))
     }
 
-    async fn get_status(&self, _: Request<chain::GetStatusRequest>) -> Answer<chain::GetStatusResponse> {
+    async fn get_status(
+        &self,
+        _: Request<chain::GetStatusRequest>,
+    ) -> Answer<chain::GetStatusResponse> {
         Err(Status::unimplemented("not here"))
     }
 
-    async fn list_intents(&self, _: Request<chain::ListIntentsRequest>) -> Answer<chain::ListIntentsResponse> {
+    async fn list_intents(
+        &self,
+        _: Request<chain::ListIntentsRequest>,
+    ) -> Answer<chain::ListIntentsResponse> {
         Err(Status::unimplemented("not here"))
     }
 
-    async fn get_block(&self, _: Request<chain::GetBlockRequest>) -> Answer<chain::GetBlockResponse> {
+    async fn get_block(
+        &self,
+        _: Request<chain::GetBlockRequest>,
+    ) -> Answer<chain::GetBlockResponse> {
         Err(Status::unimplemented("not here"))
     }
 
-    async fn get_metagraph(&self, _: Request<chain::GetMetagraphRequest>) -> Answer<chain::Metagraph> {
+    async fn get_metagraph(
+        &self,
+        _: Request<chain::GetMetagraphRequest>,
+    ) -> Answer<chain::Metagraph> {
         Err(Status::unimplemented("not here"))
     }
 
-    async fn get_weights(&self, _: Request<chain::GetWeightsRequest>) -> Answer<chain::GetWeightsResponse> {
+    async fn get_weights(
+        &self,
+        _: Request<chain::GetWeightsRequest>,
+    ) -> Answer<chain::GetWeightsResponse> {
         Err(Status::unimplemented("not here"))
     }
 
-    async fn get_commitments(&self, _: Request<chain::GetCommitmentsRequest>) -> Answer<chain::GetCommitmentsResponse> {
+    async fn get_commitments(
+        &self,
+        _: Request<chain::GetCommitmentsRequest>,
+    ) -> Answer<chain::GetCommitmentsResponse> {
         Err(Status::unimplemented("not here"))
     }
 

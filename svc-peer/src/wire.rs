@@ -44,10 +44,9 @@ pub(crate) fn statement(signed: &Signed) -> wire::SignedStatement {
     let what = match what {
         Statement::Offer(offer) => What::Offer(self::offer(offer)),
         Statement::Slice(slice) => What::Slice(self::slice(slice)),
-        Statement::Claim(claim) => What::Claim(wire::Claim {
-            statement: digest(&claim.statement),
-            chunk: claim.chunk,
-        }),
+        Statement::Claim(claim) => {
+            What::Claim(wire::Claim { statement: digest(&claim.statement), chunk: claim.chunk })
+        }
         Statement::Vouch(items) => What::Vouch(wire::Digests { items: digests(items) }),
         Statement::Ready(choice) => What::Ready(self::choice(choice)),
         Statement::Final(choice) => What::Final(self::choice(choice)),
@@ -70,9 +69,10 @@ pub(crate) fn read_statement(signed: wire::SignedStatement) -> Result<Signed, In
     let what = match required("statement.what", what)? {
         What::Offer(offer) => Statement::Offer(read_offer(offer)?),
         What::Slice(slice) => Statement::Slice(read_slice(slice)?),
-        What::Claim(wire::Claim { statement, chunk }) => {
-            Statement::Claim(Claim { statement: read_digest("claim.statement", &statement)?, chunk })
-        }
+        What::Claim(wire::Claim { statement, chunk }) => Statement::Claim(Claim {
+            statement: read_digest("claim.statement", &statement)?,
+            chunk,
+        }),
         What::Vouch(items) => Statement::Vouch(read_digests("vouch.items", &items.items)?),
         What::Ready(choice) => Statement::Ready(read_choice(choice)?),
         What::Final(choice) => Statement::Final(read_choice(choice)?),
@@ -99,9 +99,7 @@ pub(crate) fn read_data(data: Option<wire::Data>) -> Result<Data, InvalidField> 
             giver: parse("data.piece.giver", &giver)?,
             slice: narrow("data.piece.slice", slice)?,
         }),
-        WireData::Reduced(statement) => {
-            read_digest("data.reduced", &statement).map(Data::Reduced)
-        }
+        WireData::Reduced(statement) => read_digest("data.reduced", &statement).map(Data::Reduced),
     }
 }
 
@@ -138,9 +136,10 @@ fn offer(Offer { terms, gradient, callable }: &Offer) -> wire::Offer {
             max_faults: terms.max_faults.into(),
             deadline_ms: terms.deadline_ms,
         }),
-        gradient: gradient
-            .as_ref()
-            .map(|gradient| wire::Gradient { bytes: gradient.bytes, chunks: digest(&gradient.chunks) }),
+        gradient: gradient.as_ref().map(|gradient| wire::Gradient {
+            bytes: gradient.bytes,
+            chunks: digest(&gradient.chunks),
+        }),
         callable: *callable,
     }
 }

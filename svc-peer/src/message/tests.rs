@@ -286,7 +286,10 @@ fn offer(codec: String) -> Statement {
 fn more_than_anything_honest_names_the_field() {
     let digest = Digest([4; 32]);
     assert_eq!(refused_field(&wire_of(offer("x".repeat(MAX_TEXT + 1)))), "terms.codec");
-    assert_eq!(refused_field(&wire_of(Statement::Vouch(vec![digest; MAX_ITEMS + 1]))), "vouch.items");
+    assert_eq!(
+        refused_field(&wire_of(Statement::Vouch(vec![digest; MAX_ITEMS + 1]))),
+        "vouch.items"
+    );
     let contributors = vec![hotkey(1); MAX_ROSTER + 1];
     let slice = Slice { group: digest, slice: 0, attempt: 0, contributors, chunks: digest };
     assert_eq!(refused_field(&wire_of(Statement::Slice(slice))), "slice.contributors");
@@ -313,7 +316,8 @@ fn numbers_that_do_not_fit_and_digests_of_another_length_name_the_field() {
     });
     assert_eq!(field, "terms.max_faults");
     let digest = Digest([4; 32]);
-    let slice = Slice { group: digest, slice: 1, attempt: 0, contributors: Vec::new(), chunks: digest };
+    let slice =
+        Slice { group: digest, slice: 1, attempt: 0, contributors: Vec::new(), chunks: digest };
     let field = change(Statement::Slice(slice.clone()), |what| {
         let What::Slice(slice) = what else { unreachable!("it is a slice") };
         slice.slice = 1 << 16;
@@ -328,11 +332,7 @@ fn numbers_that_do_not_fit_and_digests_of_another_length_name_the_field() {
     nothing.statements[0].statement.as_mut().unwrap().what = None;
     assert_eq!(refused_field(&nothing), "statement.what");
 
-    let fetch = Fetch {
-        envelope: envelope(1, 2),
-        data: Data::Reduced(digest),
-        first: u32::MAX,
-        count: 1,
-    };
+    let fetch =
+        Fetch { envelope: envelope(1, 2), data: Data::Reduced(digest), first: u32::MAX, count: 1 };
     assert_eq!(Fetch::decode(&fetch.encode()).unwrap_err().field, "count");
 }

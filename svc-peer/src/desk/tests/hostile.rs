@@ -16,7 +16,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::keeper::{ASKED, ASKER, Kept, Peer, ROUND, STRANGER, Setting, piece, tells};
 use crate::{
-    desk::Limits,
+    guests::Limits,
     message::{Body, Envelope, Exchange, Fetch, Push},
     testing::{hotkey, sign},
 };
@@ -115,9 +115,8 @@ async fn a_push_is_one_request_then_its_bytes_and_nothing_else() {
         let parts = parts.into_iter().map(|part| PushPart { part: Some(part) });
         client.push(stream::iter(parts.collect::<Vec<_>>())).await
     };
-    let request = |nonce| {
-        Part::Request(sealed(ASKER, &Push { envelope: envelope(nonce), data: piece() }))
-    };
+    let request =
+        |nonce| Part::Request(sealed(ASKER, &Push { envelope: envelope(nonce), data: piece() }));
     let chunk = Part::Chunk(Chunk { part: None });
     assert_refused(push(vec![chunk.clone()]).await, Code::InvalidArgument, "malformed");
     assert_refused(push(Vec::new()).await, Code::Aborted, "cut_short");
