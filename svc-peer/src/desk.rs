@@ -1,28 +1,26 @@
 //! What other validators are answered: everything they send is hostile until its signature is
 //! verified, and bound to one round, sender and receiver, once.
 //!
-//! The desk checks who says what; what is answered is for the [`Merging`] of the open round.
+//! The desk checks who says what; what is answered is for the
+//! [`Merging`](crate::merging::Merging) of the open round.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use domain::{Hotkey, RoundId};
+use domain::RoundId;
 use futures::Stream;
 use tokio::sync::watch;
 use tracing::{debug, instrument};
 
 use crate::{
     error::Refused,
+    guests::Open,
     message::{Body, Envelope, Exchange, Fetch, Keys, MAX_BODY, Push},
     metrics,
     nonces::Nonces,
     part::Part,
     signer::Signer,
     transfer::{self, Incoming},
-};
-pub(crate) use crate::{
-    guests::{Limits, Open},
-    merging::{Merging, Outgoing, Taking},
 };
 
 /// A signed message: its body and signature.

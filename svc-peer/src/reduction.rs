@@ -4,7 +4,7 @@
 //! can compute a single chunk again. A contributor whose chunk is no encoding of finite numbers has no part
 //! in that chunk; where nobody has, it is zeros.
 
-pub(crate) mod tally;
+mod tally;
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use domain::Hotkey;
 use merge::MAX_TEXT;
 use tracing::error;
 
-pub(crate) use self::tally::Tally;
+pub(crate) use self::tally::{Influence, Tally};
 use crate::{
     chunks::{Cut, result_codec},
     config,

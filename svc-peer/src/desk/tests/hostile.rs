@@ -16,7 +16,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::keeper::{ASKED, ASKER, Kept, Peer, ROUND, STRANGER, Setting, piece, tells};
 use crate::{
-    desk::Limits,
+    guests::Limits,
     message::{Body, Envelope, Exchange, Fetch, Push},
     testing::{hotkey, sign},
 };

@@ -19,10 +19,12 @@ use store::Store;
 use crate::{
     call::Caller,
     config::Config,
-    desk::{Desk, Limits, Merging, Open, Outgoing, Taking},
+    desk::Desk,
     discovery::Discovery,
     error::Refused,
+    guests::{Limits, Open},
     lines::Lines,
+    merging::{Merging, Outgoing, Taking},
     nonces::Nonces,
     peer_api,
     testing::{hotkey, signer, verified},

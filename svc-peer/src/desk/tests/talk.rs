@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use super::keeper::{ASKED, ASKER, Peer, ROUND, Setting, tells};
 use crate::{
     call::CallError,
-    desk::{Limits, Open},
+    guests::{Limits, Open},
     testing::hotkey,
 };
 

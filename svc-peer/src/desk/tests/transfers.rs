@@ -16,7 +16,7 @@ use tokio::{
 use super::keeper::{ASKED, FIRST, Kept, Peer, Setting, chunks, list, piece};
 use crate::{
     call::{CallError, Caller, ChunkStream},
-    desk::Limits,
+    guests::Limits,
     testing::hotkey,
 };
 
