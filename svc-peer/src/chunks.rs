@@ -7,7 +7,7 @@
 use std::{io, ops::Range, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
-use checkpoint::{CHUNK, Codec, CodecError};
+use checkpoint::{Codec, CodecError};
 use merge::Digest;
 
 use crate::spool::Spool;
@@ -17,6 +17,8 @@ use crate::spool::Spool;
 pub(crate) struct Cut {
     /// Elements of the whole vector.
     pub(crate) elements: usize,
+    /// Elements of a chunk: a multiple of the codec's block.
+    pub(crate) chunk: usize,
     /// What each chunk is encoded with.
     pub(crate) codec: Codec,
 }
@@ -24,17 +26,17 @@ pub(crate) struct Cut {
 impl Cut {
     /// Chunks of the whole vector.
     pub(crate) fn chunks(self) -> u32 {
-        u32::try_from(self.elements.div_ceil(CHUNK)).unwrap_or(u32::MAX)
+        u32::try_from(self.elements.div_ceil(self.chunk)).unwrap_or(u32::MAX)
     }
 
     /// The first element of a chunk.
     pub(crate) fn start_of(self, chunk: u32) -> usize {
-        (chunk as usize).saturating_mul(CHUNK)
+        (chunk as usize).saturating_mul(self.chunk)
     }
 
     /// Elements of a chunk: as many as all others have, but for the last; none beyond it.
     pub(crate) fn elements_of(self, chunk: u32) -> usize {
-        self.elements.saturating_sub(self.start_of(chunk)).min(CHUNK)
+        self.elements.saturating_sub(self.start_of(chunk)).min(self.chunk)
     }
 
     /// Bytes of an encoded chunk.
@@ -45,6 +47,11 @@ impl Cut {
     /// Bytes of consecutive encoded chunks.
     pub(crate) fn bytes(self, range: Range<u32>) -> u64 {
         self.before(range.end).saturating_sub(self.before(range.start))
+    }
+
+    /// The name in a merge's terms: the codec of gradients, that of results, and elements of a chunk.
+    pub(crate) fn name(self) -> String {
+        format!("{}/{} {}", self.codec, result_codec(self.codec), self.chunk)
     }
 
     /// Whether an encoded chunk is one of finite numbers.
@@ -67,11 +74,6 @@ pub(crate) fn result_codec(codec: Codec) -> Codec {
         Codec::Float32 => Codec::Float32,
         Codec::Bfloat16 | Codec::Int8 => Codec::Bfloat16,
     }
-}
-
-/// The name in a merge's terms: the codec of gradients, then that of results.
-pub(crate) fn codec_name(codec: Codec) -> String {
-    format!("{codec}/{}", result_codec(codec))
 }
 
 /// Bytes that do not belong where they came, or that could not be kept.
@@ -139,11 +141,13 @@ impl Chunks {
 
     /// Which chunks the list is of: [`Chunks::range`], or the whole vector's where these are a piece
     /// of a gradient.
+    #[cfg(test)]
     pub(crate) fn listed(&self) -> Range<u32> {
         self.0.listed.clone()
     }
 
     /// Bytes of all these chunks.
+    #[cfg(test)]
     pub(crate) fn bytes(&self) -> u64 {
         self.0.cut.bytes(self.range())
     }

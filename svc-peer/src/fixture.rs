@@ -82,13 +82,16 @@ impl Base {
         };
         let plan = plan::Plan {
             round: RoundId(336),
+            block_hash: domain::BlockHash([7; 32]),
             base,
             group: ExpertGroup(0),
             new_version: GlobalVersion(406),
             contributions: Vec::new(),
             validators: BTreeMap::new(),
             hotkey: hotkey(1),
+            stake: 1,
             deadline: Duration::from_secs(10),
+            elapsed: Duration::ZERO,
             allow_solo: true,
             traceparent: String::new(),
         };

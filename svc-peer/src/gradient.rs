@@ -3,11 +3,14 @@
 //! A few chunks are in memory, whatever the model's size; the next ones are added up while these are
 //! encoded, hashed and written. Blocking.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 use checkpoint::{
-    CHUNK, Codec, CodecError, Contribution, Feedback, FeedbackError, GradientError, Limits,
-    NextFeedback, PseudoGradient,
+    CodecError, Contribution, Feedback, FeedbackError, GradientError, Limits, NextFeedback,
+    PseudoGradient,
 };
 use tracing::warn;
 
@@ -31,8 +34,8 @@ pub(crate) struct Local {
     pub(crate) residual: Option<PathBuf>,
 }
 
-/// Chunks that are added up in one go: enough for every core of a large machine.
-const AT_ONCE: u32 = 4;
+/// Elements that are added up in one go: enough for every core of a large machine.
+const AT_ONCE: usize = 1 << 20;
 
 /// Adds the contributions up, adds what the round before has lost (`residual`), and encodes the sum into
 /// a file in `folder`. A file that is refused, or that turns bad while it is read, is left out and
@@ -40,27 +43,27 @@ const AT_ONCE: u32 = 4;
 pub(crate) fn encode(
     model: &Model,
     contributions: Vec<Contribution>,
-    codec: Codec,
+    cut: Cut,
     residual: Option<&Path>,
     folder: &Path,
 ) -> Result<Local, Failure> {
     let limits = Limits::default();
     let mean = PseudoGradient::new(model.published(), model.layout(), contributions, limits)
         .map_err(|error| Failure::Aggregate(error.to_string()))?;
-    encode_mean(model, mean, codec, residual, folder)
+    encode_mean(model, mean, cut, residual, folder)
 }
 
 fn encode_mean(
     model: &Model,
     mut mean: PseudoGradient<'_>,
-    codec: Codec,
+    cut: Cut,
     residual: Option<&Path>,
     folder: &Path,
 ) -> Result<Local, Failure> {
     let before = residual.and_then(|path| load(model, path));
-    let lossless = codec.is_exact() && before.is_none();
+    let lossless = cut.codec.is_exact() && before.is_none();
     let lost = before.unwrap_or_else(|| Feedback::none(model.vector()));
-    let files = Files { cut: model.cut(codec), lost, lossless, folder };
+    let files = Files { cut, lost, lossless, folder };
     let mut written = None;
     // Without a contribution there is nothing to say, not even what the round before has lost.
     while !mean.weights().is_empty() {
@@ -160,10 +163,11 @@ impl Files<'_> {
         let (cut, chunks) = (self.cut, self.cut.chunks());
         let mut own = self.open(model)?;
         let (mut this, mut next) = (Vec::new(), Vec::new());
-        self.fill(mean, 0, &mut this)?;
-        for first in (0..chunks).step_by(AT_ONCE as usize) {
+        let at_once = u32::try_from(AT_ONCE / self.cut.chunk).unwrap_or(u32::MAX).max(1);
+        self.fill(mean, 0..at_once, &mut this)?;
+        for first in (0..chunks).step_by(at_once as usize) {
             let (filled, pushed) = rayon::join(
-                || self.fill(mean, first + AT_ONCE, &mut next),
+                || self.fill(mean, first + at_once..first + 2 * at_once, &mut next),
                 || own.push(cut.start_of(first), &mut this),
             );
             pushed?;
@@ -190,10 +194,10 @@ impl Files<'_> {
     fn fill(
         &self,
         mean: &PseudoGradient<'_>,
-        first: u32,
+        chunks: Range<u32>,
         values: &mut Vec<f32>,
     ) -> Result<(), GradientError> {
-        let (start, end) = (self.cut.start_of(first), self.cut.start_of(first + AT_ONCE));
+        let (start, end) = (self.cut.start_of(chunks.start), self.cut.start_of(chunks.end));
         values.resize(end.min(self.cut.elements).saturating_sub(start), 0.0);
         match values.is_empty() {
             true => Ok(()),
@@ -214,13 +218,13 @@ struct Own<'a> {
 impl Own<'_> {
     /// Encodes whole chunks, the first of which begins at `start`.
     fn push(&mut self, start: usize, values: &mut [f32]) -> Result<(), Unwritten> {
-        let codec = self.cut.codec;
-        for (nth, values) in values.chunks_mut(CHUNK).enumerate() {
+        let Cut { codec, chunk, .. } = self.cut;
+        for (nth, values) in values.chunks_mut(chunk).enumerate() {
             self.encoded.resize(codec.encoded_len(values.len()), 0);
             match &mut self.feedback {
                 None => codec.encode(values, &mut self.encoded).map_err(FeedbackError::from)?,
                 Some((lost, next)) => {
-                    lost.encode(codec, start + nth * CHUNK, values, &mut self.encoded, next)?;
+                    lost.encode(codec, start + nth * chunk, values, &mut self.encoded, next)?;
                 }
             }
             self.writing.push(&self.encoded)?;

@@ -127,12 +127,12 @@ mod tests {
         assert_eq!(next.find(RoundId(7)).await.unwrap(), None);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn who_has_lost_the_lease_keeps_nothing_more() {
         let store = Store::in_memory();
         let first = Keeper::take(&store, Duration::from_millis(1)).await.unwrap().unwrap();
         let second = loop {
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
             if let Some(second) = Keeper::take(&store, LONG).await.unwrap() {
                 break second;
             }

@@ -79,9 +79,9 @@ impl Model {
         &self.state
     }
 
-    /// How gradients of this model are cut.
-    pub(crate) fn cut(&self, codec: Codec) -> Cut {
-        Cut { elements: self.vector.len(), codec }
+    /// How gradients of this model are cut, with `chunk` elements in each chunk.
+    pub(crate) fn cut(&self, codec: Codec, chunk: usize) -> Cut {
+        Cut { elements: self.vector.len(), chunk, codec }
     }
 
     /// What validators must share to add their vectors up and to make the same model of the sum: names,

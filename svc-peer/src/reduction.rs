@@ -70,6 +70,7 @@ impl Reducer {
     }
 
     /// How gradients are cut.
+    #[cfg(test)]
     pub(crate) fn cut(&self) -> Cut {
         self.cut
     }

@@ -154,10 +154,6 @@ fn in_words(one: &LeftOut) -> String {
 pub(crate) enum Failure {
     #[error(transparent)]
     Merge(#[from] merge::Failure),
-    #[error(
-        "the artifact store has a merge of this round from another chain (block {found}, not {expected}): give this validator a folder of its own for each chain"
-    )]
-    OtherChain { expected: BlockHash, found: BlockHash },
     #[error("another service of this validator has taken the merge over")]
     TakenOver,
     #[error("the service is stopping")]
@@ -183,7 +179,6 @@ impl Failure {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Merge(failure) => failure.reason(),
-            Self::OtherChain { .. } => "other_chain",
             Self::TakenOver => "taken_over",
             Self::Stopping => "stopping",
             Self::Base(_) => "base_unusable",

@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -59,7 +59,8 @@ impl Shelf {
     }
 
     /// Where the round's files are.
-    pub(crate) fn folder(&self) -> &Path {
+    #[cfg(test)]
+    pub(crate) fn folder(&self) -> &std::path::Path {
         &self.folder
     }
 
@@ -158,7 +159,7 @@ mod tests {
     use super::*;
     use crate::chunks::{Cut, Writing};
 
-    const CUT: Cut = Cut { elements: 2 * CHUNK + 3, codec: Codec::Bfloat16 };
+    const CUT: Cut = Cut { elements: 2 * CHUNK + 3, chunk: CHUNK, codec: Codec::Bfloat16 };
 
     fn hotkey(n: u8) -> Hotkey {
         Hotkey::from_public_key([n; 32])
@@ -182,7 +183,7 @@ mod tests {
         filling
     }
 
-    fn files(folder: &Path) -> usize {
+    fn files(folder: &std::path::Path) -> usize {
         fs::read_dir(folder).unwrap().count()
     }
 

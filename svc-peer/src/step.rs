@@ -4,7 +4,7 @@
 
 use std::{fmt, path::Path};
 
-use checkpoint::{CHUNK, Manifest, OuterSgd, OuterStep, Publication, ReadError, Values};
+use checkpoint::{Manifest, OuterSgd, OuterStep, Publication, ReadError, Values};
 use store::{ArtifactError, Artifacts};
 use tracing::info;
 
@@ -75,8 +75,8 @@ impl Values for ReducedVector {
         }
         let (mut at, mut rest) = (start, out);
         while !rest.is_empty() {
-            let (chunk, from) = (at / CHUNK, at % CHUNK);
-            let (part, after) = rest.split_at_mut(rest.len().min(CHUNK - from));
+            let (chunk, from) = (at / self.cut.chunk, at % self.cut.chunk);
+            let (part, after) = rest.split_at_mut(rest.len().min(self.cut.chunk - from));
             at += part.len();
             // There are no more chunks than this type has numbers: see `Cut::chunks`.
             self.read_within(u32::try_from(chunk).unwrap_or(u32::MAX), from, part)?;

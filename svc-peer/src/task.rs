@@ -146,8 +146,8 @@ impl Task {
             let base = Base::open(&folder, state.as_deref(), &plan)?;
             keeping::fresh(&own)?;
             let residual = residual.exists().then_some(residual);
-            let codec = config.codec;
-            let local = gradient::encode(&base, contributions, codec, residual.as_deref(), &own)?;
+            let cut = base.cut(config.codec, config.chunk_elements);
+            let local = gradient::encode(&base, contributions, cut, residual.as_deref(), &own)?;
             Ok::<_, Failure>((base, local))
         };
         let (base, mut local) =

@@ -1,10 +1,11 @@
+use checkpoint::CHUNK;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
 
 /// Three chunks and a bit of a fourth.
-const CUT: Cut = Cut { elements: 3 * CHUNK + 70, codec: Codec::Int8 };
+const CUT: Cut = Cut { elements: 3 * CHUNK + 70, chunk: CHUNK, codec: Codec::Int8 };
 
 fn bytes(chunk: u32) -> Vec<u8> {
     (0..CUT.bytes_of(chunk)).map(|n| (n as u8).wrapping_mul(31).wrapping_add(chunk as u8)).collect()
@@ -38,8 +39,9 @@ fn a_vector_is_cut_into_whole_chunks_and_a_rest() {
     assert_eq!(CUT.bytes_of(3), 74);
     assert_eq!(Cut { elements: 0, ..CUT }.chunks(), 0);
     assert_eq!(Cut { elements: 2 * CHUNK, ..CUT }.elements_of(1), CHUNK);
-    assert_eq!(codec_name(Codec::Int8), "int8/bfloat16");
-    assert_eq!(codec_name(Codec::Float32), "float32/float32");
+    assert_eq!(CUT.name(), "int8/bfloat16 262144");
+    let exact = Cut { codec: Codec::Float32, chunk: 256, ..CUT };
+    assert_eq!(exact.name(), "float32/float32 256");
 }
 
 proptest! {
@@ -50,7 +52,7 @@ proptest! {
         start in 0_u32..25,
         len in 0_u32..25,
     ) {
-        let cut = Cut { elements, codec };
+        let cut = Cut { elements, chunk: CHUNK, codec };
         let sum: u64 = (start..start + len).map(|chunk| cut.bytes_of(chunk) as u64).sum();
         prop_assert_eq!(cut.bytes(start..start + len), sum);
         let all: usize = (0..cut.chunks()).map(|chunk| cut.elements_of(chunk)).sum();

@@ -1,5 +1,11 @@
+use checkpoint::{CHUNK, Codec};
+
 use super::*;
 use crate::fixture::{Base, ELEMENTS, bits, decoded, hotkey, noise};
+
+fn cut(codec: Codec) -> Cut {
+    Cut { elements: ELEMENTS, chunk: CHUNK, codec }
+}
 
 /// Two miners near the base, and what their gradient is.
 fn two(base: &Base, seed: u64) -> (Vec<Contribution>, Vec<f32>) {
@@ -35,7 +41,7 @@ fn what_is_encoded_exactly_is_the_gradient_bit_for_bit() {
     let base = Base::new();
     let (contributions, gradient) = two(&base, 0);
     let folder = base.folder("own");
-    let local = encode(&base.open(), contributions, Codec::Float32, None, &folder).unwrap();
+    let local = encode(&base.open(), contributions, cut(Codec::Float32), None, &folder).unwrap();
     let chunks = local.chunks.unwrap();
     assert_eq!((chunks.range(), chunks.bytes()), (0..3, 4 * ELEMENTS as u64));
     assert_eq!(bits(&decoded(&chunks)), bits(&gradient));
@@ -56,7 +62,8 @@ fn over_rounds_what_was_sent_is_the_sum_of_the_gradients_but_for_one_residual() 
         for round in 0..4 {
             let (contributions, gradient) = two(&base, round);
             let folder = base.folder(&format!("{codec}-{round}"));
-            let local = encode(&model, contributions, codec, before.as_deref(), &folder).unwrap();
+            let local =
+                encode(&model, contributions, cut(codec), before.as_deref(), &folder).unwrap();
             let sent = decoded(&local.chunks.unwrap());
             for ((off, sent), x) in off.iter_mut().zip(&sent).zip(&gradient) {
                 *off += f64::from(*x) - f64::from(*sent);
@@ -84,7 +91,7 @@ fn a_gradient_that_was_not_merged_is_made_up_for_as_if_it_had_never_been() {
     let (second, _) = two(&base, 1);
     let round = |name: &str, contributions: &[Contribution], before: Option<&Path>| {
         let folder = base.folder(name);
-        encode(&model, contributions.to_vec(), Codec::Int8, before, &folder).unwrap()
+        encode(&model, contributions.to_vec(), cut(Codec::Int8), before, &folder).unwrap()
     };
     let kept = round("kept", &first, None).residual.unwrap();
     let once = round("once", &second, Some(&kept));
@@ -100,7 +107,7 @@ fn an_exact_codec_makes_up_for_what_another_has_lost_and_loses_nothing() {
     let model = base.open();
     let (contributions, gradient) = two(&base, 0);
     let encode = |name: &str, codec, before: Option<&Path>| {
-        encode(&model, contributions.clone(), codec, before, &base.folder(name)).unwrap()
+        encode(&model, contributions.clone(), cut(codec), before, &base.folder(name)).unwrap()
     };
     let before = encode("int8", Codec::Int8, None).residual.unwrap();
     let local = encode("exact", Codec::Float32, Some(&before));
@@ -116,7 +123,7 @@ fn a_residual_that_cannot_be_used_is_as_good_as_none() {
     let model = base.open();
     let (contributions, _) = two(&base, 0);
     let encode = |name: &str, before: Option<&Path>| {
-        encode(&model, contributions.clone(), Codec::Int8, before, &base.folder(name)).unwrap()
+        encode(&model, contributions.clone(), cut(Codec::Int8), before, &base.folder(name)).unwrap()
     };
     let none = encode("none", None);
     let (list, residual) = (none.chunks.unwrap(), none.residual.unwrap());
@@ -138,10 +145,10 @@ fn a_miner_that_is_refused_is_reported_and_the_others_added_up() {
     let model = base.open();
     let (mut contributions, _) = two(&base, 0);
     let alone =
-        encode(&model, contributions[..1].to_vec(), Codec::Int8, None, &base.folder("alone"));
+        encode(&model, contributions[..1].to_vec(), cut(Codec::Int8), None, &base.folder("alone"));
     std::fs::write(&contributions[1].path, b"no model").unwrap();
     contributions.push(base.miner(12, 1.0, &vec![f32::NAN; ELEMENTS]));
-    let local = encode(&model, contributions, Codec::Int8, None, &base.folder("own")).unwrap();
+    let local = encode(&model, contributions, cut(Codec::Int8), None, &base.folder("own")).unwrap();
     let skipped: Vec<_> = local.skipped.iter().map(|one| (&one.hotkey, &*one.reason)).collect();
     assert_eq!(skipped.len(), 2);
     assert_eq!(*skipped[0].0, hotkey(11));
@@ -155,7 +162,7 @@ fn a_file_that_turns_bad_after_it_was_verified_voids_what_was_written() {
     let model = base.open();
     let (contributions, _) = two(&base, 0);
     let alone = contributions[..1].to_vec();
-    let alone = encode(&model, alone, Codec::Int8, None, &base.folder("alone")).unwrap();
+    let alone = encode(&model, alone, cut(Codec::Int8), None, &base.folder("alone")).unwrap();
     let (bad, folder) = (contributions[1].path.clone(), base.folder("own"));
     let limits = Limits::default();
     let mean =
@@ -163,7 +170,7 @@ fn a_file_that_turns_bad_after_it_was_verified_voids_what_was_written() {
     assert_eq!(mean.weights().len(), 2);
     let mut longer = std::fs::OpenOptions::new().append(true).open(bad).unwrap();
     std::io::Write::write_all(&mut longer, b"x").unwrap();
-    let local = encode_mean(&model, mean, Codec::Int8, None, &folder).unwrap();
+    let local = encode_mean(&model, mean, cut(Codec::Int8), None, &folder).unwrap();
     assert_eq!(local.skipped.len(), 1);
     assert_eq!(local.skipped[0].hotkey, hotkey(11));
     assert_eq!(local.chunks.unwrap().list(), alone.chunks.unwrap().list());
@@ -178,7 +185,7 @@ fn without_a_usable_miner_there_is_no_gradient() {
     for (name, contributions) in [("none", vec![]), ("bad", vec![bad])] {
         let folder = base.folder(name);
         let count = contributions.len();
-        let local = encode(&model, contributions, Codec::Int8, None, &folder).unwrap();
+        let local = encode(&model, contributions, cut(Codec::Int8), None, &folder).unwrap();
         assert!(local.chunks.is_none() && local.residual.is_none());
         assert_eq!(local.skipped.len(), count);
         assert!(names(&folder).is_empty());
@@ -194,7 +201,7 @@ fn a_sum_that_is_not_finite_is_not_given() {
     // In float32 throughout, so that it is what it should be.
     let miner = base.miner(10, 1.0, &away);
     let encode = |name: &str, before: Option<&Path>| {
-        encode(&model, vec![miner.clone()], Codec::Bfloat16, before, &base.folder(name)).unwrap()
+        encode(&model, vec![miner.clone()], cut(Codec::Bfloat16), before, &base.folder(name)).unwrap()
     };
     let first = encode("first", None);
     assert!(first.chunks.is_some());
@@ -209,6 +216,6 @@ fn a_folder_that_is_not_there_is_a_failure_by_name() {
     let base = Base::new();
     let (contributions, _) = two(&base, 0);
     let folder = base.path("nowhere");
-    let failed = encode(&base.open(), contributions, Codec::Int8, None, &folder).unwrap_err();
+    let failed = encode(&base.open(), contributions, cut(Codec::Int8), None, &folder).unwrap_err();
     assert!(matches!(failed, Failure::Scratch(_)), "{failed}");
 }

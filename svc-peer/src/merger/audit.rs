@@ -56,7 +56,7 @@ impl Hands {
         let Some(parts) = all(parts).await else { return Verdict::Unknown };
         let hands = Arc::clone(&self);
         let compare = move || {
-            let right = hands.tools.reducer.chunk(chunk, &parts).bytes == reduced.read(chunk)?;
+            let right = hands.tools.reducer.chunk(chunk, &parts).bytes == reduced.checked(chunk)?;
             if !right {
                 warn!(%statement, chunk, "a slice is reduced wrongly");
                 for (giver, bytes) in parts {
@@ -90,7 +90,7 @@ impl Hands {
             return Some((giver, bytes));
         }
         if let Some(chunks) = self.chunks_of(&data) {
-            let read = spawn_blocking(move || chunks.read(chunk)).await;
+            let read = spawn_blocking(move || chunks.checked(chunk)).await;
             if let Ok(Ok(bytes)) = read {
                 return Some((giver, bytes));
             }

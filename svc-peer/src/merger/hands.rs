@@ -277,7 +277,7 @@ impl Hands {
         let mut tally = Tally::default();
         for chunk in range {
             let read =
-                |(giver, chunks): &(Hotkey, Chunks)| Ok((giver.clone(), chunks.read(chunk)?));
+                |(giver, chunks): &(Hotkey, Chunks)| Ok((giver.clone(), chunks.checked(chunk)?));
             let parts: Vec<(Hotkey, Bytes)> =
                 pieces.iter().map(read).collect::<std::io::Result<_>>()?;
             let reduced = self.tools.reducer.chunk(chunk, &parts);

@@ -1,4 +1,4 @@
-use checkpoint::{OuterSgd, OuterStep, Publication};
+use checkpoint::{CHUNK, OuterSgd, OuterStep, Publication};
 
 use super::*;
 use crate::fixture::{Base, ELEMENTS, noise};
@@ -41,7 +41,10 @@ fn the_model_of_another_plan_is_no_base() {
     assert!(error.to_string().contains("group"), "{error}");
     assert!(matches!(Model::open(&base.path("none"), None, &base.plan), Err(Failure::Base(_))));
     let model = Model::open(&folder, None, &base.plan).unwrap();
-    assert_eq!(model.cut(Codec::Int8), Cut { elements: ELEMENTS, codec: Codec::Int8 });
+    assert_eq!(
+        model.cut(Codec::Int8, CHUNK),
+        Cut { elements: ELEMENTS, chunk: CHUNK, codec: Codec::Int8 }
+    );
 }
 
 #[test]

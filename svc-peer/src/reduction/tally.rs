@@ -96,6 +96,7 @@ impl Tally {
     }
 
     /// Elements of all chunks that were reduced here: what the norms are over.
+    #[cfg(test)]
     pub(crate) fn elements(&self) -> u64 {
         self.elements
     }

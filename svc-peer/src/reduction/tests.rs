@@ -35,7 +35,7 @@ fn reducer(config: &config::Reduction, cut: Cut) -> Reducer {
 /// One chunk each, by hotkeys from 1.
 fn parts(codec: Codec, rows: &[Vec<f32>]) -> Vec<(Hotkey, Bytes)> {
     let part = |(n, row): (u8, &Vec<f32>)| {
-        let cut = Cut { elements: row.len(), codec };
+        let cut = Cut { elements: row.len(), chunk: CHUNK, codec };
         (hotkey(n), Bytes::from(encoded(cut, row).remove(0)))
     };
     (1..).zip(rows).map(part).collect()
@@ -49,7 +49,7 @@ fn decode(codec: Codec, bytes: &[u8], len: usize) -> Vec<f32> {
 
 /// The second chunk of a vector that has `len` elements in it.
 fn cut(codec: Codec, len: usize) -> Cut {
-    Cut { elements: CHUNK + len, codec }
+    Cut { elements: CHUNK + len, chunk: CHUNK, codec }
 }
 
 /// Reduces a whole merge in `parts` slices, each by way of files; the digests of all result's chunks.
@@ -96,7 +96,7 @@ fn the_result_has_the_same_bits_however_the_vector_is_sliced() {
     for (rule, codec) in
         RULES.into_iter().zip([Codec::Int8, Codec::Float32, Codec::Bfloat16, Codec::Int8])
     {
-        let cut = Cut { elements: 3 * CHUNK + 100, codec };
+        let cut = Cut { elements: 3 * CHUNK + 100, chunk: CHUNK, codec };
         let give = |n: u8| {
             let values = noise(n.into(), cut.elements);
             (hotkey(n), write(&shelf.file("own"), cut, 0..cut.chunks(), &values))
@@ -184,7 +184,7 @@ proptest! {
         let mut all = parts(codec, &rows);
         for n in 0..faulty {
             let bytes = match lie {
-                "far" => encoded(Cut { elements: len, codec }, &vec![-1e30; len]).remove(0),
+                "far" => encoded(Cut { elements: len, chunk: CHUNK, codec }, &vec![-1e30; len]).remove(0),
                 "bits" => noise(seed + n as u64, codec.encoded_len(len)).iter().map(|x| x.to_bits() as u8).collect(),
                 "garbage" => vec![0xff; codec.encoded_len(len)],
                 "short" => vec![0; codec.encoded_len(len) - 1],
@@ -268,7 +268,7 @@ fn weights_count_where_they_are_asked_for() {
 
 #[test]
 fn a_bound_is_of_the_whole_vector_and_each_chunk_has_its_share() {
-    let cut = Cut { elements: 4 * CHUNK, codec: Codec::Float32 };
+    let cut = Cut { elements: 4 * CHUNK, chunk: CHUNK, codec: Codec::Float32 };
     let config = config::Reduction { max_norm: Some(8.0), ..config(config::Rule::Mean) };
     let reducer = reducer(&config, cut);
     let mut tally = Tally::default();
@@ -290,7 +290,7 @@ fn a_bound_is_of_the_whole_vector_and_each_chunk_has_its_share() {
 #[test]
 fn influence_over_chunks_is_that_over_the_vector() {
     let (codec, members) = (Codec::Float32, 3);
-    let cut = Cut { elements: CHUNK + 5000, codec };
+    let cut = Cut { elements: CHUNK + 5000, chunk: CHUNK, codec };
     let rows: Vec<_> = (0..members as u64).map(|n| noise(n, cut.elements)).collect();
     let reducer = reducer(&config(config::Rule::CoordinateMedian), cut);
     let chunks: Vec<_> = rows.iter().map(|row| encoded(cut, row)).collect();

@@ -1,4 +1,4 @@
-use checkpoint::{Codec, TensorSource as _};
+use checkpoint::{CHUNK, Codec, TensorSource as _};
 use merge::Slices;
 use proptest::prelude::*;
 
@@ -35,7 +35,7 @@ proptest! {
         len in prop_oneof![0..600_usize, 0..=ELEMENTS],
     ) {
         let folder = tempfile::tempdir().unwrap();
-        let cut = Cut { elements: ELEMENTS, codec };
+        let cut = Cut { elements: ELEMENTS, chunk: CHUNK, codec };
         let values = noise(3, ELEMENTS);
         let vector = ReducedVector::new(cut, slices(folder.path(), cut, parts, &values)).unwrap();
         let end = ELEMENTS.min(start + len);
@@ -52,7 +52,7 @@ proptest! {
 #[test]
 fn a_vector_with_a_gap_an_overlap_or_another_codec_is_none() {
     let base = Base::new();
-    let cut = Cut { elements: ELEMENTS, codec: Codec::Float32 };
+    let cut = Cut { elements: ELEMENTS, chunk: CHUNK, codec: Codec::Float32 };
     let values = noise(3, ELEMENTS);
     let all = slices(base.dir.path(), cut, 3, &values);
     assert!(ReducedVector::new(cut, all.clone()).is_ok());
@@ -73,7 +73,7 @@ fn a_vector_with_a_gap_an_overlap_or_another_codec_is_none() {
 #[test]
 fn a_step_makes_the_same_bits_however_the_vector_is_sliced() {
     let base = Base::new();
-    let cut = Cut { elements: ELEMENTS, codec: Codec::Bfloat16 };
+    let cut = Cut { elements: ELEMENTS, chunk: CHUNK, codec: Codec::Bfloat16 };
     let values = noise(3, ELEMENTS);
     let sgd = OuterSgd::default();
     let made = [1, 2, 5].map(|parts| {
@@ -100,7 +100,7 @@ fn a_step_makes_the_same_bits_however_the_vector_is_sliced() {
 #[test]
 fn the_next_round_goes_on_with_momentum_and_float32_parameters() {
     let base = Base::new();
-    let cut = Cut { elements: ELEMENTS, codec: Codec::Float32 };
+    let cut = Cut { elements: ELEMENTS, chunk: CHUNK, codec: Codec::Float32 };
     // Less than what most bfloat16 parameters can show in one step.
     let values: Vec<f32> = noise(3, ELEMENTS).iter().map(|x| x * 1e-3).collect();
     let reduced = ReducedVector::new(cut, slices(base.dir.path(), cut, 2, &values)).unwrap();
@@ -128,7 +128,7 @@ fn the_next_round_goes_on_with_momentum_and_float32_parameters() {
 #[test]
 fn a_file_that_was_cut_short_makes_no_model() {
     let base = Base::new();
-    let cut = Cut { elements: ELEMENTS, codec: Codec::Float32 };
+    let cut = Cut { elements: ELEMENTS, chunk: CHUNK, codec: Codec::Float32 };
     let all = slices(base.dir.path(), cut, 1, &noise(3, ELEMENTS));
     let reduced = ReducedVector::new(cut, all).unwrap();
     std::fs::write(base.path("slice-0-of-1"), [0; 1000]).unwrap();

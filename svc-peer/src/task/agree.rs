@@ -10,9 +10,9 @@ use tracing::{info, warn};
 
 use super::{Task, keeping::patiently};
 use crate::{
-    chunks::{Chunks, Cut, codec_name},
-    desk::{Limits, Open},
+    chunks::{Chunks, Cut},
     gradient::Local,
+    guests::{Limits, Open},
     keep::{Keeper, Kept},
     merger::{Clock, Handle, Hands, Merger, Note, clock::wall, hands::Tools},
     model::Model as Base,
@@ -43,7 +43,7 @@ impl Task {
         let keeper = Arc::new(self.take().await?);
         let (clock, kept) = self.resume(&keeper).await?;
         let roster = self.plan.roster();
-        let cut = base.cut(self.config.codec);
+        let cut = base.cut(self.config.codec, self.config.chunk_elements);
         let reducer = Reducer::new(&self.config.reduction, cut, self.weights(&roster));
         let terms = self.terms(base, cut, &reducer, &roster);
         report.terms = Some(terms.clone());
@@ -160,7 +160,7 @@ impl Task {
             group: self.plan.group,
             base: self.plan.base.model_hash,
             layout: base.layout_digest(&optimizer),
-            codec: codec_name(self.config.codec),
+            codec: cut.name(),
             reduction: reducer.name(),
             roster: roster.digest(),
             chunks: cut.chunks(),

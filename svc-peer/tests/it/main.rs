@@ -3,8 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the failure")]
 
 mod chain;
-mod hostile;
-mod liar;
+mod faults;
 mod merge;
 mod network;
 mod process;

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,11 +16,11 @@ use proto::{
     common::v1::{ModelRef, Submission},
     peer::v1::{
         Contribution, GetMergeRequest, MergeState, MergeStatus, StartMergeRequest, Validator,
-        merge_service_client::MergeServiceClient, peer_service_client::PeerServiceClient,
+        merge_service_client::MergeServiceClient,
     },
 };
 use schnorrkel::{ExpansionMode, Keypair, MiniSecretKey};
-use svc_peer::{Bound, Config, messages};
+use svc_peer::{Bound, Conduct, Config, Honest, message};
 
 use crate::chain::Chain;
 
@@ -49,7 +50,7 @@ pub(crate) fn hotkey(seed: u8) -> Hotkey {
 }
 
 pub(crate) fn sign(seed: u8, digest: &[u8; 32]) -> [u8; 64] {
-    keypair(seed).sign_simple(b"substrate", &messages::signed_bytes(digest)).to_bytes()
+    keypair(seed).sign_simple(b"substrate", &message::signed_bytes(digest)).to_bytes()
 }
 
 /// Publishes the vectors' model as version [`BASE_VERSION`] below `artifacts`, with `nudge` added
@@ -100,6 +101,7 @@ pub(crate) struct Member {
     pub(crate) addr: SocketAddr,
     pub(crate) chain: Chain,
     pub(crate) config: Config,
+    pub(crate) conduct: Arc<dyn Conduct>,
     service: Option<(Shutdown, tokio::task::JoinHandle<()>)>,
 }
 
@@ -111,12 +113,21 @@ impl Member {
         let addr = testkit::unused_addr().unwrap();
         let mut config: Config = kit::config::load_with(None, "peer", |_| None).unwrap();
         config.grpc_addr = addr;
-        config.hello_interval = Duration::from_millis(100);
         config.answer_wait = Duration::from_secs(2);
         config.call_timeout = Duration::from_secs(5);
-        config.chunk_bytes = 10_000;
+        config.chunk_elements = 1024;
         let chain = Chain::start(seed).await;
-        Self { seed, hotkey: hotkey(seed), dir, base, addr, chain, config, service: None }
+        Self {
+            seed,
+            hotkey: hotkey(seed),
+            dir,
+            base,
+            addr,
+            chain,
+            config,
+            conduct: Arc::new(Honest),
+            service: None,
+        }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -140,10 +151,12 @@ impl Member {
     /// Starts the service.
     pub(crate) async fn start(&mut self) {
         let (config, common) = (self.config.clone(), self.common());
+        let conduct = Arc::clone(&self.conduct);
         let bound = Bound::bind(&config, &common).await.unwrap();
         let shutdown = Shutdown::default();
         let stop = shutdown.clone();
-        let run = async move { svc_peer::serve(bound, config, common, stop).await.unwrap() };
+        let run =
+            async move { svc_peer::serve(bound, conduct, config, common, stop).await.unwrap() };
         let task = shutdown.spawn(run);
         self.service = Some((shutdown, task));
     }
@@ -203,10 +216,6 @@ impl Member {
 
     pub(crate) fn merges(&self) -> MergeServiceClient<kit::Channel> {
         MergeServiceClient::new(kit::channel(&self.url(), &Tls::default()).unwrap())
-    }
-
-    pub(crate) fn peer(&self) -> PeerServiceClient<kit::Channel> {
-        PeerServiceClient::new(kit::channel(&self.url(), &Tls::default()).unwrap())
     }
 
     /// Starts a merge.

@@ -18,6 +18,7 @@ use store::Store;
 
 use crate::{
     call::Caller,
+    chunks::Garbage,
     config::Config,
     desk::Desk,
     discovery::Discovery,
@@ -155,7 +156,7 @@ impl Taking for Taker {
 
     async fn chunk(&mut self, bytes: Bytes) -> Result<(), Refused> {
         if self.kept.list.get(self.kept.chunks.len()) != Some(&Digest::of(&bytes)) {
-            return Err(Refused::Garbage { what: "other_chunk" });
+            return Err(Garbage::OtherChunk { chunk: 0 }.into());
         }
         self.kept.chunks.push(bytes);
         Ok(())

@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use domain::Hotkey;
-use futures::{Stream, StreamExt as _, stream};
+use futures::{StreamExt as _, stream, stream::BoxStream};
 use kit::Shutdown;
 use merge::{Data, Digest};
 use tokio::{
@@ -137,7 +137,7 @@ async fn who_stalls_is_silent() {
 
     peer.keeper.put(piece(), wanted(3));
     let stuck = ready(chunks(1)).chain(stream::pending());
-    let error = caller.push(&asked(), &piece(), list(&chunks(3)), stuck).await.unwrap_err();
+    let error = caller.push(&asked(), &piece(), list(&chunks(3)), stuck.boxed()).await.unwrap_err();
     assert_eq!(error.reason(), "silent");
 }
 
@@ -148,7 +148,7 @@ async fn a_push_that_stalls_is_ended_by_the_receiver() {
     let caller = peer.caller().await;
     peer.keeper.put(piece(), wanted(3));
     let stuck = ready(chunks(1)).chain(stream::pending());
-    let error = caller.push(&asked(), &piece(), list(&chunks(3)), stuck).await.unwrap_err();
+    let error = caller.push(&asked(), &piece(), list(&chunks(3)), stuck.boxed()).await.unwrap_err();
     assert!(error.to_string().contains("stalled"), "{error}");
     assert_eq!(peer.keeper.kept(&piece()).unwrap().chunks, chunks(1));
 }
@@ -203,8 +203,8 @@ async fn a_connection_that_is_cut_ends_the_stream_and_a_later_call_goes_through(
     assert_eq!(rest(&mut stream).await.unwrap(), chunks(3)[1..2]);
 }
 
-fn ready(chunks: Vec<Bytes>) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-    stream::iter(chunks.into_iter().map(Ok))
+fn ready(chunks: Vec<Bytes>) -> BoxStream<'static, io::Result<Bytes>> {
+    stream::iter(chunks.into_iter().map(Ok)).boxed()
 }
 
 async fn push(caller: &Caller, chunks: Vec<Bytes>, of: u32) -> Result<bool, CallError> {
@@ -235,7 +235,7 @@ async fn a_push_goes_on_where_one_has_ended() {
     assert_eq!(peer.keeper.kept(&piece()).unwrap().chunks, chunks(3));
 
     let failing = ready(chunks(5)).chain(stream::iter([Err(io::Error::other("the disk fails"))]));
-    let error = caller.push(&asked(), &piece(), list(&chunks(7)), failing).await.unwrap_err();
+    let error = caller.push(&asked(), &piece(), list(&chunks(7)), failing.boxed()).await.unwrap_err();
     assert_eq!(error.reason(), "own_fault");
     assert_eq!(peer.keeper.kept(&piece()).unwrap().chunks, chunks(5));
 
@@ -268,7 +268,7 @@ async fn a_pusher_that_dies_leaves_its_room_to_the_next() {
         cut.send(()).unwrap();
         std::future::pending().await
     }));
-    let error = dying.push(&asked(), &piece(), list(&chunks(7)), stuck).await.unwrap_err();
+    let error = dying.push(&asked(), &piece(), list(&chunks(7)), stuck.boxed()).await.unwrap_err();
     assert_eq!(error.reason(), "not_reached", "{error}");
 
     let caller = peer.caller().await;
