@@ -7,6 +7,8 @@
 
 mod allreduce;
 mod base;
+#[doc(hidden)]
+pub mod bench;
 mod calls;
 #[cfg_attr(not(test), expect(dead_code, reason = "used when the service is rebuilt on it"))]
 mod chunks;
