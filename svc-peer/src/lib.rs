@@ -32,6 +32,8 @@ pub mod reduce;
 #[cfg_attr(not(test), expect(dead_code, reason = "used when the service is rebuilt on it"))]
 mod reduction;
 mod report;
+#[cfg_attr(not(test), expect(dead_code, reason = "used when the service is rebuilt on it"))]
+mod residuals;
 mod round;
 mod rounds;
 mod serve;
