@@ -90,11 +90,13 @@ pub struct Config {
     pub max_transfers: usize,
 
     /// What gradients travel as: `float32`; `bfloat16`, half of that; or `int8`, a quarter, in blocks with
-    /// a scale each. What the small ones lose is added to the next round's gradient. The result of
-    /// all travels as `float32`, else as `bfloat16`. All validators must have the same.
+    /// a scale each. What the small ones lose is added to the next gradient. The result travels as
+    /// `float32` where gradients do, else as `bfloat16`. All validators must have the same.
     #[config(default = "float32")]
     pub codec: Codec,
 
+    /// How the gradients of a merge's members become one. All validators must have the same, or they
+    /// are left out as having another reduction.
     #[config(nested)]
     pub reduction: Reduction,
 

@@ -28,9 +28,7 @@ pub(crate) struct Local {
     pub(crate) chunks: Option<Chunks>,
     /// Miners that are not in it.
     pub(crate) skipped: Vec<LeftOut>,
-    /// What encoding it has lost, to be kept for the next round when the gradient was merged, and not
-    /// otherwise: what was not merged was not given. `None` where nothing was lost; then the file of
-    /// the round before is to be deleted when the gradient was merged.
+    /// What encoding it has lost: for [`crate::residuals::Residuals::offer`]. `None` where that is nothing.
     pub(crate) residual: Option<PathBuf>,
 }
 

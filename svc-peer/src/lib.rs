@@ -33,6 +33,7 @@ mod plan;
 mod pushing;
 mod reduction;
 mod report;
+mod residuals;
 mod round;
 mod rounds;
 mod shelf;

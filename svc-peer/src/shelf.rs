@@ -240,7 +240,7 @@ mod tests {
         fs::create_dir(&round).unwrap();
         fs::write(round.join("of-a-run-before"), "x").unwrap();
         let shelf = Shelf::new(round.clone()).unwrap();
-        assert_eq!(files(&round), 0);
+        assert_eq!(files(shelf.folder()), 0);
         let own = written(&shelf, 1);
         shelf.set_own(own.clone());
         shelf.keep_evidence(&hotkey(1), 4, b"bytes").unwrap();

@@ -15,7 +15,7 @@ use tokio::{sync::watch, task::spawn_blocking, time::Instant};
 use tracing::{info, warn};
 
 pub(crate) use self::keeping::kept;
-use self::{agree::Agreed, keeping::patiently};
+use self::keeping::patiently;
 use crate::{
     call::Caller,
     conduct::Conduct,
@@ -69,6 +69,7 @@ impl Task {
             }
         }
         let report = self.keep_report(report).await;
+        self.settle(&report);
         metrics::merge_ended(report.outcome(), self.clock.now());
         info!(
             outcome = report.outcome().as_str(),
@@ -103,14 +104,9 @@ impl Task {
         }
         let (base, local) = self.aggregate().await?;
         report.reduced.skipped.clone_from(&local.skipped);
-        let residual = local.residual.clone();
-        let Agreed { reduced, gave } = self.agree(&base, local, report).await?;
+        let reduced = self.agree(&base, local, report).await?;
         patiently(self.patience(), || self.keep_reduced(&report.reduced)).await?;
-        let model = self.step(base, reduced).await?;
-        if gave {
-            self.keep_residual(residual.as_deref()).await;
-        }
-        Ok(model)
+        self.step(base, reduced).await
     }
 
     /// The model of an earlier run that was cut off after it had written it.
@@ -139,15 +135,19 @@ impl Task {
         let (folder, state) = patiently(self.patience(), fetch).await?;
         let (contributions, unfetched) = self.contributions().await?;
         let (plan, config) = (Arc::clone(&self.plan), Arc::clone(&self.config));
-        let (residual, own) = (self.residual(), self.folder.join("gradient"));
+        let (before, own) = (self.lost_before().await?, self.folder.join("gradient"));
+        let (residuals, round) = (self.residuals()?, self.plan.round);
         let span = tracing::Span::current();
         let work = move || {
             let _in = span.enter();
             let base = Base::open(&folder, state.as_deref(), &plan)?;
             keeping::fresh(&own)?;
-            let residual = residual.exists().then_some(residual);
             let cut = base.cut(config.codec, config.chunk_elements);
-            let local = gradient::encode(&base, contributions, cut, residual.as_deref(), &own)?;
+            let local = gradient::encode(&base, contributions, cut, before.as_deref(), &own)?;
+            if local.chunks.is_some() && (local.residual.is_some() || before.is_some()) {
+                let offered = residuals.offer(round, local.residual.as_deref());
+                offered.map_err(|error| keeping::scratch("keep what encoding has lost", &error))?;
+            }
             Ok::<_, Failure>((base, local))
         };
         let (base, mut local) =

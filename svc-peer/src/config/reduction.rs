@@ -17,8 +17,8 @@ pub struct Reduction {
     #[config(default = 0.25, validate((0.0..0.5).contains(per_side), "must be 0 to below 0.5"))]
     pub per_side: f64,
 
-    /// Of centered clipping: what lies farther from the center than this L2 distance, over the whole
-    /// gradient, counts as if it lay there. Must be set for that rule.
+    /// Of centered clipping: a gradient that lies farther from the center than this L2 distance counts
+    /// as if it lay that far. Of the whole gradient. Must be set for that rule.
     #[config(validate(radius.is_finite() && *radius > 0.0, "must be above zero"))]
     pub radius: Option<f64>,
 

@@ -23,15 +23,6 @@ use crate::{
     step::ReducedVector,
 };
 
-/// What the members have agreed on, and is here.
-#[derive(Debug)]
-pub(super) struct Agreed {
-    /// The reduced vector.
-    pub(super) reduced: ReducedVector,
-    /// Whether the own gradient is in it.
-    pub(super) gave: bool,
-}
-
 impl Task {
     /// Agrees with the others on a result; `report` is filled, whatever comes of it.
     pub(super) async fn agree(
@@ -39,7 +30,7 @@ impl Task {
         base: &Base,
         local: Local,
         report: &mut Report,
-    ) -> Result<Agreed, Failure> {
+    ) -> Result<ReducedVector, Failure> {
         let keeper = Arc::new(self.take().await?);
         let (clock, kept) = self.resume(&keeper).await?;
         let roster = self.plan.roster();
@@ -93,14 +84,14 @@ impl Task {
             true => Failure::Stopping,
             false => Failure::TakenOver,
         })?;
-        let gave = self.fill(report, &end, &hands);
+        self.fill(report, &end, &hands);
         let slices = match end.ended {
             Ended::Failed(failure) => return Err(failure.into()),
             Ended::Solo => vec![hands.alone().await.map_err(reducing)?],
             Ended::Merged(merged) => parts(&merged, &hands)?,
         };
         report.reduced.influence = hands.tally().report();
-        Ok(Agreed { reduced: ReducedVector::new(hands.result_cut(), slices)?, gave })
+        ReducedVector::new(hands.result_cut(), slices)
     }
 
     /// Lets the others of the round in.
@@ -210,8 +201,8 @@ impl Task {
         self.stop.spawn(run.instrument(tracing::Span::current()));
     }
 
-    /// Says in the report what has come of it; whether the own gradient is in the result.
-    fn fill(&self, report: &mut Report, end: &End, hands: &Hands) -> bool {
+    /// Says in the report what has come of it.
+    fn fill(&self, report: &mut Report, end: &End, hands: &Hands) {
         let reduced = &mut report.reduced;
         let notes = hands.notes();
         let left_out = |one: &merge::LeftOut| {
@@ -235,15 +226,13 @@ impl Task {
                 reduced.signers.clone_from(&merged.signers);
                 reduced.digest = merged.digest.to_string();
                 reduced.parts.clone_from(&merged.parts);
-                merged.members.contains_key(&self.plan.hotkey)
             }
             Ended::Solo => {
                 reduced.outcome = Outcome::Solo;
                 reduced.members = vec![self.plan.hotkey.clone()];
                 reduced.participants.clone_from(&reduced.members);
-                true
             }
-            Ended::Failed(_) => false,
+            Ended::Failed(_) => {}
         }
     }
 }

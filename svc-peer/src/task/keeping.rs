@@ -13,7 +13,10 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::Task;
-use crate::report::{Failure, Reduced, Report};
+use crate::{
+    report::{Failure, Outcome, Reduced, Report},
+    residuals::Residuals,
+};
 
 /// Largest of the small files of a round.
 const MAX_JSON: u64 = 64 << 20;
@@ -58,27 +61,47 @@ impl Task {
         kept(&self.artifacts, &self.plan.round_key(name)).await
     }
 
-    /// The file with what earlier encodings have lost.
-    pub(super) fn residual(&self) -> PathBuf {
-        let name = format!("residual_{}.safetensors", self.plan.group);
-        self.folder.join(name)
+    pub(super) fn residuals(&self) -> Result<Residuals, Failure> {
+        let folder = self.folder.join(format!("residuals-{}", self.plan.group));
+        Residuals::open(folder).map_err(|error| scratch("open what encoding has lost", &error))
     }
 
-    /// Goes on from what this encoding has lost, if anything. Should that not be kept, the next one
-    /// begins with what was lost before: it costs a little precision, and no agreement.
-    pub(super) async fn keep_residual(&self, next: Option<&Path>) {
-        let to = self.residual();
-        let kept = match next {
-            Some(next) => tokio::fs::rename(next, &to).await,
-            None => match tokio::fs::remove_file(&to).await {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-                removed => removed,
-            },
-        };
-        if let Err(error) = kept {
-            warn!(%error, file = %to.display(), "what the encoding has lost could not be kept");
+    /// What the encoding of earlier gradients has lost, those of rounds that ended in an earlier process
+    /// settled first.
+    pub(super) async fn lost_before(&self) -> Result<Option<PathBuf>, Failure> {
+        let residuals = self.residuals()?;
+        let failed = |error: std::io::Error| scratch("read what encoding has lost", &error);
+        for round in residuals.unsettled().map_err(failed)? {
+            if round < self.plan.round {
+                let key = format!("rounds/{round}/{}", Report::FILE);
+                let report: Option<Report> = kept(&self.artifacts, &key).await?;
+                let merged = report.is_some_and(|report| self.gave(&report));
+                residuals.settle(round, merged).map_err(failed)?;
+            }
+        }
+        residuals.before(self.plan.round).map_err(failed)
+    }
+
+    /// What was lost counts from now on, if the gradient was merged. Should that not be kept now, it is
+    /// at the start of the next round.
+    pub(super) fn settle(&self, report: &Report) {
+        let settled = self.residuals().map(|all| all.settle(report.round, self.gave(report)));
+        match settled {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "what the encoding has lost is not settled yet"),
+            Err(error) => warn!(%error, "what the encoding has lost is not settled yet"),
         }
     }
+
+    /// Whether this validator's gradient is in the result.
+    fn gave(&self, report: &Report) -> bool {
+        report.outcome() != Outcome::Failed && report.reduced.members.contains(&self.plan.hotkey)
+    }
+}
+
+/// A file of its own that a merge could not work with.
+pub(super) fn scratch(what: &str, error: &dyn std::fmt::Display) -> Failure {
+    Failure::Scratch(format!("{what}: {error}"))
 }
 
 /// Tries again while a store is away, until it is too late.

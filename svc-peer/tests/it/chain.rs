@@ -1,25 +1,17 @@
 //! A chain service that only signs.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex},
-};
-
 use kit::{GrpcServer, Shutdown, Tls};
 use proto::chain::v1::{
     self as chain,
     chain_service_server::{ChainService, ChainServiceServer},
 };
-use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use crate::network::{hotkey, sign};
 
-/// A chain service that signs for one hotkey, until a file appears.
+/// A chain service that signs for one hotkey.
 struct Signing {
     seed: u8,
-    until: Arc<Mutex<Option<PathBuf>>>,
-    refused: watch::Sender<bool>,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -40,10 +32,6 @@ impl ChainService for Signing {
         else {
             return Err(Status::invalid_argument("another purpose"));
         };
-        if self.until.lock().unwrap().as_ref().is_some_and(|file| file.exists()) {
-            self.refused.send_replace(true);
-            return Err(Status::unavailable("the hotkey is not here"));
-        }
         let digest = digest[..].try_into().map_err(|_| Status::invalid_argument("no digest"))?;
         let signature = sign(self.seed, &digest).to_vec().into();
         Ok(Response::new(chain::SignResponse { signature }))
@@ -118,10 +106,6 @@ impl ChainService for Signing {
 /// A chain service on a free port.
 pub(crate) struct Chain {
     pub(crate) url: String,
-    /// Nothing is signed any more once this file is there.
-    pub(crate) until: Arc<Mutex<Option<PathBuf>>>,
-    /// True once a signature was refused.
-    pub(crate) refused: watch::Receiver<bool>,
     shutdown: Shutdown,
 }
 
@@ -130,14 +114,12 @@ impl Chain {
         let server =
             GrpcServer::bind("127.0.0.1:0".parse().unwrap(), &Tls::default()).await.unwrap();
         let url = format!("http://{}", server.local_addr());
-        let until = Arc::new(Mutex::new(None));
-        let (refused, seen) = watch::channel(false);
-        let signing = Signing { seed, until: Arc::clone(&until), refused };
+        let signing = Signing { seed };
         let server = server.add(ChainServiceServer::new(signing));
         let shutdown = Shutdown::default();
         let stop = shutdown.clone();
         shutdown.spawn(async move { kit::serve(server, stop).await.unwrap() });
-        Self { url, until, refused: seen, shutdown }
+        Self { url, shutdown }
     }
 }
 

@@ -53,6 +53,7 @@ struct Faulty {
     /// The members, to tell different ones different things.
     others: Vec<Hotkey>,
     spoke: AtomicBool,
+    slept: AtomicBool,
     chunks: AtomicU32,
     said: Mutex<Vec<Verified>>,
 }
@@ -64,6 +65,7 @@ impl Faulty {
             seed,
             others,
             spoke: AtomicBool::new(false),
+            slept: AtomicBool::new(false),
             chunks: AtomicU32::new(0),
             said: Mutex::default(),
         }
@@ -134,8 +136,9 @@ impl Conduct for Faulty {
     fn reduce(&self, _: u32, mut bytes: Vec<u8>) -> Option<Vec<u8>> {
         match self.fault {
             Fault::FailsReducing => None,
-            Fault::ReducesSlowly => {
-                std::thread::sleep(Duration::from_secs(20));
+            // Once: a thread that sleeps cannot be stopped, and is waited for at the end.
+            Fault::ReducesSlowly if !self.slept.swap(true, Ordering::SeqCst) => {
+                std::thread::sleep(Duration::from_secs(25));
                 Some(bytes)
             }
             Fault::ReducesWrongly => {
@@ -184,11 +187,7 @@ async fn merge_with(fault: Fault, size: u8) -> (Vec<Member>, Vec<MergeStatus>) {
 }
 
 /// All honest members have the same bits; returns how they ended.
-fn assert_agreed<'a>(
-    fault: Fault,
-    all: &[Member],
-    ended: &'a [MergeStatus],
-) -> &'a MergeStatus {
+fn assert_agreed<'a>(fault: Fault, all: &[Member], ended: &'a [MergeStatus]) -> &'a MergeStatus {
     let first = &ended[0];
     for (status, member) in ended.iter().zip(all) {
         assert_eq!(outcome(status), outcome(first), "{fault:?}: {}", status.detail);

@@ -1,13 +1,26 @@
 //! Killed at any point and started again: the same bits, or the same answer.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::future::join_all;
+use svc_peer::{Conduct, Honest};
+use tokio::sync::Notify;
 
 use crate::network::{
     GOOD, Member, NEW_VERSION, ROUND, assert_same_model, hotkeys, members, miner, model_files,
     outcome,
 };
+
+/// Tells when it should reduce, and does not.
+#[derive(Debug, Default)]
+struct Stuck(Notify);
+
+impl Conduct for Stuck {
+    fn reduce(&self, _: u32, _: Vec<u8>) -> Option<Vec<u8>> {
+        self.0.notify_one();
+        None
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_that_is_killed_in_the_middle_finishes_after_its_restart_with_the_same_bits() {
@@ -21,20 +34,19 @@ async fn a_member_that_is_killed_in_the_middle_finishes_after_its_restart_with_t
         request.deadline_ms = 120_000;
         request
     };
-    // Once the members are agreed it gets no signature more: neither slice can be had of it.
-    let agreed = all[1].artifacts().join(format!("rounds/{ROUND}/members.json"));
-    *all[1].chain.until.lock().unwrap() = Some(agreed);
+    let stuck = Arc::new(Stuck::default());
+    all[1].kill().await;
+    all[1].conduct = Arc::clone(&stuck) as Arc<dyn Conduct>;
+    all[1].start().await;
     all[0].begin(request(&all[0])).await;
     all[1].begin(request(&all[1])).await;
-    let mut refused = all[1].chain.refused.clone();
-    let stuck = refused.wait_for(|refused| *refused);
-    tokio::time::timeout(Duration::from_secs(60), stuck).await.expect("it gets stuck").unwrap();
+    tokio::time::timeout(Duration::from_secs(60), stuck.0.notified()).await.expect("it reduces");
     all[1].kill().await;
     let over =
         all.iter().any(|m| m.artifacts().join(format!("rounds/{ROUND}/merge.json")).exists());
     assert!(!over);
 
-    *all[1].chain.until.lock().unwrap() = None;
+    all[1].conduct = Arc::new(Honest);
     all[1].start().await;
     all[1].begin(request(&all[1])).await;
     let ended = join_all(all.iter().map(|member| member.end(ROUND))).await;

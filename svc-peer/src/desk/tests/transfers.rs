@@ -235,7 +235,8 @@ async fn a_push_goes_on_where_one_has_ended() {
     assert_eq!(peer.keeper.kept(&piece()).unwrap().chunks, chunks(3));
 
     let failing = ready(chunks(5)).chain(stream::iter([Err(io::Error::other("the disk fails"))]));
-    let error = caller.push(&asked(), &piece(), list(&chunks(7)), failing.boxed()).await.unwrap_err();
+    let error =
+        caller.push(&asked(), &piece(), list(&chunks(7)), failing.boxed()).await.unwrap_err();
     assert_eq!(error.reason(), "own_fault");
     assert_eq!(peer.keeper.kept(&piece()).unwrap().chunks, chunks(5));
 
