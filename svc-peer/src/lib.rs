@@ -22,18 +22,15 @@ mod guests;
 mod lines;
 mod meet;
 pub mod members;
-#[cfg_attr(not(test), expect(dead_code, reason = "used when the service is rebuilt on it"))]
 mod merging;
 pub mod message;
 pub mod messages;
 mod metrics;
 mod nonces;
-#[cfg_attr(not(test), expect(dead_code, reason = "used when the service is rebuilt on it"))]
 mod part;
 #[cfg_attr(not(test), expect(dead_code, reason = "used when the service is rebuilt on it"))]
 mod peer_api;
 mod plan;
-#[cfg_attr(not(test), expect(dead_code, reason = "used when the service is rebuilt on it"))]
 mod pushing;
 pub mod reduce;
 mod report;
@@ -44,7 +41,6 @@ mod signer;
 mod task;
 #[cfg(test)]
 mod testing;
-#[cfg_attr(not(test), expect(dead_code, reason = "used when the service is rebuilt on it"))]
 mod transfer;
 mod wire;
 mod write;
