@@ -99,3 +99,92 @@ fn brought(part: PushPart) -> Result<Brought, Refused> {
         push_part::Part::Chunk(chunk) => Ok(Brought::Part(Part::from_wire(chunk)?)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::PathBuf};
+
+    use kit::{Line, Shutdown};
+    use testkit::{TempDir, tempdir};
+
+    use super::*;
+
+    fn config(change: impl FnOnce(&mut Config)) -> Config {
+        let mut config = kit::config::load_with(None, "peer", |_| None).unwrap();
+        change(&mut config);
+        config
+    }
+
+    fn anywhere() -> SocketAddr {
+        "127.0.0.1:0".parse().unwrap()
+    }
+
+    /// A certificate and its key as an operator has them.
+    fn files() -> (TempDir, PathBuf, PathBuf) {
+        let made = rcgen::generate_simple_self_signed(["validator.example".to_owned()]).unwrap();
+        let folder = tempdir().unwrap();
+        let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+        fs::write(&cert, made.cert.pem()).unwrap();
+        fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        (folder, cert, key)
+    }
+
+    /// What a caller is shown by a server of this configuration, and what the server is told that
+    /// callers see.
+    async fn shown(config: Config, scheme: &str) -> (Option<Fingerprint>, Option<Fingerprint>) {
+        let (server, named) = bind(&config, anywhere()).await.unwrap();
+        let line = Line::open(&format!("{scheme}://{}", server.local_addr())).unwrap();
+        let shutdown = Shutdown::default();
+        let stop = shutdown.clone();
+        shutdown.spawn(async move { kit::serve(server, stop).await.unwrap() });
+        let mut client =
+            proto::peer::v2::peer_service_client::PeerServiceClient::new(line.channel());
+        let answer = client.exchange(SignedMessage::default()).await.unwrap_err();
+        assert_eq!(answer.code(), tonic::Code::Unimplemented, "it is reached: {answer:?}");
+        shutdown.cancel();
+        (line.shown(), named)
+    }
+
+    #[tokio::test]
+    async fn others_see_the_certificate_that_the_server_is_told_they_see() {
+        let (made, named) = shown(config(|_| {}), "https").await;
+        assert!(made.is_some());
+        assert_eq!(made, named);
+
+        let (_folder, cert, key) = files();
+        let of_file = Certificate::fingerprint_of(&cert).unwrap();
+        let own = |config: &mut Config| {
+            config.peer_tls_cert = Some(cert.clone());
+            config.peer_tls_key = Some(key.clone());
+        };
+        assert_eq!(shown(config(own), "https").await, (Some(of_file), Some(of_file)));
+
+        let plain = |config: &mut Config| config.peer_tls = false;
+        assert_eq!(shown(config(plain), "http").await, (None, None));
+        // Others see a proxy's.
+        let behind = |config: &mut Config| {
+            config.peer_tls = false;
+            config.peer_tls_cert = Some(cert.clone());
+        };
+        assert_eq!(shown(config(behind), "http").await, (None, Some(of_file)));
+    }
+
+    #[tokio::test]
+    async fn tls_by_halves_is_refused() {
+        let (_folder, cert, key) = files();
+        for (tls, cert, key) in [
+            (true, Some(cert.clone()), None),
+            (true, None, Some(key.clone())),
+            (false, Some(cert), Some(key.clone())),
+            (false, None, Some(key)),
+        ] {
+            let half = config(|config| {
+                config.peer_tls = tls;
+                config.peer_tls_cert = cert;
+                config.peer_tls_key = key;
+            });
+            let error = bind(&half, anywhere()).await.unwrap_err();
+            assert!(error.to_string().contains("peer_tls"), "{error:#}");
+        }
+    }
+}

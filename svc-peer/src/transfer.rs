@@ -47,6 +47,7 @@ pub(crate) fn send(
         let _room = room;
         tokio::select! {
             () = pump(outgoing, &tell, idle) => {}
+            () = tell.closed() => debug!("the reader has gone"),
             () = stopped.cancelled() => {
                 let _ = tell.try_send(Err(Refused::Stopping));
             }

@@ -33,6 +33,11 @@ fn wanted(count: u32) -> Kept {
     Kept { whole: count, ..Kept::default() }
 }
 
+/// What must come about before long is tried without end, and given up for a failure at a limit.
+async fn soon<T>(tries: impl AsyncFnOnce() -> T) -> T {
+    tokio::time::timeout(Duration::from_secs(60), tries()).await.unwrap()
+}
+
 async fn rest(stream: &mut ChunkStream) -> Result<Vec<Bytes>, CallError> {
     let mut chunks = Vec::new();
     while let Some(chunk) = stream.next().await? {
@@ -93,7 +98,7 @@ async fn so_many_streams_at_once_and_no_more() {
     let error = open().await.unwrap_err();
     assert!(error.to_string().contains("too_many_streams"), "{error}");
     drop(first);
-    while open().await.is_err() {}
+    soon(async || while open().await.is_err() {}).await;
 }
 
 #[tokio::test]
@@ -107,7 +112,7 @@ async fn a_reader_that_stalls_loses_its_stream() {
     peer.keeper.put(piece(), Kept { list: list(&chunks).to_vec(), chunks, ..Kept::default() });
     let mut stalled = caller.fetch(&asked(), &piece(), FIRST, 32).await.unwrap();
     stalled.list(32).await.unwrap();
-    while caller.fetch(&asked(), &piece(), FIRST, 1).await.is_err() {}
+    soon(async || while caller.fetch(&asked(), &piece(), FIRST, 1).await.is_err() {}).await;
     assert_eq!(rest(&mut stalled).await.unwrap_err().reason(), "cut_short");
 }
 
@@ -194,11 +199,14 @@ async fn a_connection_that_is_cut_ends_the_stream_and_a_later_call_goes_through(
     }
     cut.send(()).unwrap();
     assert_eq!(stream.next().await.unwrap_err().reason(), "cut_short");
-    let mut stream = loop {
-        if let Ok(stream) = caller.fetch(&asked(), &piece(), FIRST + 1, 1).await {
-            break stream;
+    let mut stream = soon(async || {
+        loop {
+            if let Ok(stream) = caller.fetch(&asked(), &piece(), FIRST + 1, 1).await {
+                break stream;
+            }
         }
-    };
+    })
+    .await;
     stream.list(3).await.unwrap();
     assert_eq!(rest(&mut stream).await.unwrap(), chunks(3)[1..2]);
 }
@@ -273,6 +281,6 @@ async fn a_pusher_that_dies_leaves_its_room_to_the_next() {
     assert_eq!(error.reason(), "not_reached", "{error}");
 
     let caller = peer.caller().await;
-    while push(&caller, chunks(7), 7).await.is_err() {}
+    soon(async || while push(&caller, chunks(7), 7).await.is_err() {}).await;
     assert_eq!(peer.keeper.kept(&piece()).unwrap().chunks, chunks(7));
 }
