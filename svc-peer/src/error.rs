@@ -42,7 +42,11 @@ pub enum Refused {
     Store(#[from] store::StoreError),
     #[error("round {round} was never started here")]
     UnknownRound { round: u64 },
-    #[error("the report of the round cannot be read: {detail}")]
+    #[error("the model was never asked for here: {model}")]
+    UnknownResync { model: domain::ModelHash },
+    #[error("this model, or this file of it, is not here")]
+    NoModel,
+    #[error("what is kept here cannot be read: {detail}")]
     Unreadable { detail: String },
     #[error("the service is stopping")]
     Stopping,
@@ -70,6 +74,8 @@ impl Refused {
             Self::NotSigned { .. } => "not_signed",
             Self::Store(_) => "store_failed",
             Self::UnknownRound { .. } => "unknown_round",
+            Self::UnknownResync { .. } => "unknown_resync",
+            Self::NoModel => "no_model",
             Self::Unreadable { .. } => "unreadable",
             Self::Stopping => "stopping",
         }
@@ -96,7 +102,9 @@ impl Refused {
             | Self::Store(_)
             | Self::Unreadable { .. }
             | Self::Stopping => Code::Unavailable,
-            Self::UnknownRound { .. } => Code::NotFound,
+            Self::UnknownRound { .. } | Self::UnknownResync { .. } | Self::NoModel => {
+                Code::NotFound
+            }
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::{
     messages::{MAX_MEMBERS, What},
     plan::{Contribution, Model, Plan},
     report::Report,
+    resync::roster::{Rosters, Source},
     round::State,
     rounds::{Found, Rounds},
     serve::{Desk, Part},
@@ -30,12 +31,13 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct MergeHandler {
     rounds: Arc<Rounds>,
+    rosters: Arc<Rosters>,
 }
 
 impl MergeHandler {
-    /// Starts and finds these rounds.
-    pub(crate) fn new(rounds: Arc<Rounds>) -> Self {
-        Self { rounds }
+    /// Starts and finds these rounds; `rosters` are told whom they are with.
+    pub(crate) fn new(rounds: Arc<Rounds>, rosters: Arc<Rosters>) -> Self {
+        Self { rounds, rosters }
     }
 }
 
@@ -47,6 +49,8 @@ impl MergeService for MergeHandler {
         request: Request<wire::StartMergeRequest>,
     ) -> Result<Response<wire::MergeStatus>, Status> {
         let plan = plan(request.into_inner()).map_err(Refused::from)?;
+        let others = plan.validators.keys().cloned().collect();
+        self.rosters.learn(Source::Merge, plan.round, &plan.hotkey, others);
         Ok(Response::new(status(self.rounds.start(plan).await?)))
     }
 
@@ -223,5 +227,6 @@ fn ended(report: &Report) -> wire::MergeStatus {
             prefix: report.model.prefix.clone(),
         }),
         detail: report.detail(),
+        ..wire::MergeStatus::default()
     }
 }

@@ -20,6 +20,7 @@ mod nonces;
 mod plan;
 pub mod reduce;
 mod report;
+pub mod resync;
 mod round;
 mod rounds;
 mod serve;
@@ -27,13 +28,17 @@ mod signer;
 mod task;
 mod write;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-pub use config::{Config, Optimizer};
+pub use config::{Config, Optimizer, Resync};
 use kit::{Common, GrpcServer, Health, Shutdown};
-use proto::peer::v1::{
-    merge_service_server::MergeServiceServer, peer_service_server::PeerServiceServer,
+use proto::peer::{
+    v1::{
+        merge_service_server::MergeServiceServer, peer_service_server::PeerServiceServer,
+        resync_service_server::ResyncServiceServer,
+    },
+    v2::model_service_server::ModelServiceServer,
 };
 use store::{Artifacts, Store};
 use tonic::server::NamedService;
@@ -43,12 +48,21 @@ use crate::{
     discovery::Discovery,
     grpc::{MergeHandler, PeerHandler},
     nonces::Nonces,
+    resync::{
+        Resyncs,
+        api::{ModelHandler, ResyncHandler},
+        desk::ModelDesk,
+        holdings::Holdings,
+        line::Plumbing,
+        roster::Rosters,
+    },
     rounds::{Rounds, Tools},
     serve::Desk,
     signer::Signer,
 };
 
 type Peers = PeerServiceServer<PeerHandler>;
+type Models = ModelServiceServer<ModelHandler>;
 
 /// Runs the service until `shutdown`.
 pub async fn run(config: Config, common: Common, shutdown: Shutdown) -> anyhow::Result<()> {
@@ -100,25 +114,35 @@ pub async fn serve(
     let store =
         Store::open(&common.store_url, &common.namespace).context("open the state store")?;
     let signer = Signer::new(kit::auth::channel(&common.chain_url, &common)?);
+    let plumbing = Plumbing {
+        config: Arc::clone(&config),
+        tls: common.tls.clone(),
+        discovery: Discovery::new(config.discovery_timeout).context("make the HTTP client")?,
+        signer: signer.clone(),
+        nonces: Nonces::new(store.clone(), rand::random),
+    };
+    let folder = common.data_dir.join("peer");
+    let rosters = Arc::new(Rosters::open(&folder));
+    let (resyncs, models) = models(&plumbing, &artifacts, &rosters, &folder, &shutdown);
     let rounds = Arc::new(Rounds::new(Tools {
         config: Arc::clone(&config),
         artifacts,
         signer: signer.clone(),
-        nonces: Nonces::new(store.clone(), rand::random),
-        discovery: Discovery::new(config.discovery_timeout).context("make the HTTP client")?,
-        tls: common.tls.clone(),
-        scratch: common.data_dir.join("peer"),
+        nonces: plumbing.nonces,
+        discovery: plumbing.discovery,
+        tls: plumbing.tls,
+        scratch: folder,
         shutdown: shutdown.clone(),
     }));
 
-    let merges = MergeServiceServer::new(MergeHandler::new(Arc::clone(&rounds)));
+    let merges = MergeServiceServer::new(MergeHandler::new(Arc::clone(&rounds), rosters));
     let peers = PeerServiceServer::new(PeerHandler::new(Desk::new(rounds)))
         .max_decoding_message_size(config.max_message_bytes)
         .max_encoding_message_size(config.max_message_bytes);
-    let own = bound.own.named("svc-peer").reflect(proto::DESCRIPTOR).add(merges);
+    let own = bound.own.named("svc-peer").reflect(proto::DESCRIPTOR).add(merges).add(resyncs);
     match bound.peers {
         Some(server) => {
-            let server = server.named("svc-peer").reflect(proto::DESCRIPTOR).add(peers);
+            let server = server.named("svc-peer").reflect(proto::DESCRIPTOR).add(peers).add(models);
             watch_dependencies(signer, store, server.health(), &shutdown);
             let (own, peers) =
                 tokio::join!(kit::serve(own, shutdown.clone()), kit::serve(server, shutdown));
@@ -130,18 +154,53 @@ pub async fn serve(
                     "other validators share the address of this validator's own services: set peer_addr"
                 );
             }
-            let own = own.add(peers);
+            let own = own.add(peers).add(models);
             watch_dependencies(signer, store, own.health(), &shutdown);
             kit::serve(own, shutdown).await
         }
     }
 }
 
+/// What gives models to other validators, and brings them from there.
+fn models(
+    plumbing: &Plumbing,
+    artifacts: &Artifacts,
+    rosters: &Arc<Rosters>,
+    folder: &Path,
+    shutdown: &Shutdown,
+) -> (ResyncServiceServer<ResyncHandler>, Models) {
+    let holdings = Holdings::start(artifacts.clone(), folder.join("holdings"), shutdown);
+    let desk = ModelDesk::new(
+        Arc::clone(rosters),
+        holdings,
+        plumbing.signer.clone(),
+        plumbing.nonces.clone(),
+        Arc::clone(&plumbing.config),
+    );
+    let resyncs = Resyncs::new(resync::Tools {
+        plumbing: plumbing.clone(),
+        artifacts: artifacts.clone(),
+        rosters: Arc::clone(rosters),
+        folder: folder.join("resync"),
+        shutdown: shutdown.clone(),
+    });
+    let limit = plumbing.config.max_message_bytes;
+    let models = ModelServiceServer::new(ModelHandler::new(desk))
+        .max_decoding_message_size(limit)
+        .max_encoding_message_size(limit);
+    (ResyncServiceServer::new(ResyncHandler::new(Arc::new(resyncs))), models)
+}
+
 /// Ready for other validators while the chain service signs and the store keeps nonces. A merge may
 /// be started before: it retries until its deadline.
 fn watch_dependencies(signer: Signer, store: Store, health: Health, shutdown: &Shutdown) {
     const EVERY: Duration = Duration::from_secs(5);
-    health.set(<Peers as NamedService>::NAME, false);
+    let set = move |ready| {
+        for service in [<Peers as NamedService>::NAME, <Models as NamedService>::NAME] {
+            health.set(service, ready);
+        }
+    };
+    set(false);
     let stop = shutdown.clone();
     shutdown.spawn(async move {
         let mut was = None;
@@ -153,7 +212,7 @@ fn watch_dependencies(signer: Signer, store: Store, health: Health, shutdown: &S
             } else {
                 None
             };
-            health.set(<Peers as NamedService>::NAME, missing.is_none());
+            set(missing.is_none());
             if was != Some(missing.is_none()) {
                 match &missing {
                     None => info!("ready for other validators"),

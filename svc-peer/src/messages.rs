@@ -38,6 +38,12 @@ pub enum Kind {
     Chunk,
     /// [`Confirm`].
     Confirm,
+    /// [`crate::resync::message::HoldingsRequest`].
+    HoldingsRequest,
+    /// [`crate::resync::message::Holdings`].
+    Holdings,
+    /// [`crate::resync::message::ShardRequest`].
+    Shard,
 }
 
 impl Kind {
@@ -47,6 +53,9 @@ impl Kind {
             Self::Slice => b"slice:",
             Self::Chunk => b"chunk:",
             Self::Confirm => b"confirm:",
+            Self::HoldingsRequest => b"holdings-request:",
+            Self::Holdings => b"holdings:",
+            Self::Shard => b"shard:",
         }
     }
 
@@ -222,7 +231,7 @@ pub trait Body: Sized {
     }
 }
 
-fn envelope(
+pub(crate) fn envelope(
     round: u64,
     sender: &str,
     receiver: &str,
@@ -255,11 +264,11 @@ fn texts(hotkeys: &BTreeSet<Hotkey>) -> Vec<String> {
     hotkeys.iter().map(|hotkey| hotkey.as_str().to_owned()).collect()
 }
 
-fn reply(nonce: Option<Nonce>) -> Bytes {
+pub(crate) fn reply(nonce: Option<Nonce>) -> Bytes {
     nonce.map_or_else(Bytes::new, |nonce| Bytes::copy_from_slice(&nonce))
 }
 
-fn read<M: prost::Message + Default>(body: &[u8]) -> Result<M, InvalidField> {
+pub(crate) fn read<M: prost::Message + Default>(body: &[u8]) -> Result<M, InvalidField> {
     M::decode(body).map_err(|error| InvalidField::new("body", error))
 }
 

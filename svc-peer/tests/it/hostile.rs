@@ -55,7 +55,11 @@ async fn say_hello(to: &Member, by: u8, hello: &Hello) -> Result<Hello, Status> 
 }
 
 #[track_caller]
-fn assert_refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, reason: &str) {
+pub(crate) fn assert_refused<T: std::fmt::Debug>(
+    answer: Result<T, Status>,
+    code: Code,
+    reason: &str,
+) {
     let status = answer.unwrap_err();
     assert_eq!(status.code(), code, "{}", status.message());
     assert!(status.message().starts_with(&format!("{reason}:")), "{}", status.message());

@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the failure")]
 
 mod chain;
+mod holder;
 mod hostile;
 mod liar;
 mod merge;
 mod network;
 mod process;
 mod restart;
+mod resync;
