@@ -120,6 +120,7 @@ impl ModelDesk {
     ) -> Result<(Bytes, Bytes), Refused> {
         let asked = self.admit::<HoldingsRequest>(body, signature).await?;
         let held = self.holdings.get(&asked.model).await?;
+        let held = held.filter(|held| held.group == asked.group);
         let files = held.iter().flat_map(|held| &held.files).map(|held| held.file.clone());
         let answer = message::Holdings {
             envelope: Envelope {

@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use checkpoint::{ChunkDigests, Manifest};
-use domain::{GlobalVersion, ModelHash};
+use domain::{ExpertGroup, GlobalVersion, ModelHash};
 use kit::Shutdown;
 use store::{ArtifactError, Artifacts};
 use tokio::sync::mpsc;
@@ -40,6 +40,8 @@ pub(crate) struct Held {
     pub(crate) prefix: String,
     /// Its version.
     pub(crate) version: GlobalVersion,
+    /// The group whose slice has the model's hash.
+    pub(crate) group: ExpertGroup,
     /// The files that it can be made of, ascending by name.
     pub(crate) files: Vec<HeldFile>,
 }
@@ -74,6 +76,7 @@ enum Known {
 struct Found {
     prefix: String,
     version: GlobalVersion,
+    group: ExpertGroup,
     model: ModelHash,
 }
 
@@ -194,8 +197,12 @@ impl Holdings {
                     let key = format!("{prefix}{file}");
                     let json = self.artifacts.get_bytes(&key, MAX_MANIFEST).await?;
                     let Ok(manifest) = Manifest::from_json(&json) else { continue };
-                    let (version, model) = (manifest.global_version, manifest.model_hash);
-                    let found = Found { prefix: prefix.to_owned(), version, model };
+                    let found = Found {
+                        prefix: prefix.to_owned(),
+                        version: manifest.global_version,
+                        group: manifest.expert_group,
+                        model: manifest.model_hash,
+                    };
                     self.lock_found().insert(prefix.to_owned(), found.clone());
                     found
                 }

@@ -152,10 +152,10 @@ impl Task {
             if self.holders.all_lied() {
                 return Err(Failure::NobodyHonest);
             }
-            if let Some(list) = self.holders.next(Instant::now() >= patience) {
-                if let Some(whole) = self.bring_list(parts, list).await? {
-                    return Ok(whole);
-                }
+            if let Some(list) = self.holders.next(Instant::now() >= patience)
+                && let Some(whole) = self.bring_list(parts, list).await?
+            {
+                return Ok(whole);
             }
             let detail = self.holders.detail();
             self.shown.send_modify(|shown| shown.detail = detail);

@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(stolen.chunks, 9..16);
         assert!(work.is_for(&slow, 8) && !work.is_for(&slow, 9) && work.is_for(&stolen, 9));
         work.give_back(&slow);
-        assert_eq!(work.take(1, 1).unwrap().chunks, 1..2);
+        assert_eq!(work.take(1, 1).unwrap().chunks, 1..3);
     }
 
     proptest! {

@@ -450,6 +450,7 @@ async fn who_is_no_validator_forges_replays_or_asks_beyond_the_end_is_refused() 
     assert_refused(ask(2, 2, nonce, ROUND, 1).await, Code::PermissionDenied, "replayed");
     let holdings = Holdings::open(&holdings.body, &holdings.signature).unwrap();
     assert_eq!(holdings.envelope.sender, hotkey(1));
+    assert_eq!(holdings.version, GlobalVersion(NEW_VERSION));
     assert_eq!(holdings.files, files(&all[0].artifacts().join("models/406")));
 
     let shard = async |name: &str, first: u32, count: u32, nonce: u8| {

@@ -38,7 +38,7 @@ fn damaged(what: impl ToString) -> CountError {
 
 /// Reads the files that the model at `found` can be made of, and compares them with its manifest.
 pub(super) async fn count(artifacts: &Artifacts, found: &Found) -> Result<Held, CountError> {
-    let Found { prefix, version, model } = found;
+    let Found { prefix, version, group, model } = found;
     let key = |name: &str| format!("{prefix}/{name}");
     let json = artifacts.get_bytes(&key(Manifest::FILE_NAME), MAX_MANIFEST).await?;
     let manifest = Manifest::from_json(&json).map_err(damaged)?;
@@ -63,7 +63,7 @@ pub(super) async fn count(artifacts: &Artifacts, found: &Found) -> Result<Held, 
         let held = spawn_blocking(work).await.map_err(|e| CountError::Failed(e.to_string()))??;
         files.push(held);
     }
-    Ok(Held { prefix: prefix.clone(), version: *version, files })
+    Ok(Held { prefix: prefix.clone(), version: *version, group: *group, files })
 }
 
 /// What the manifest says that a slice's file is.

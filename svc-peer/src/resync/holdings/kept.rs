@@ -69,8 +69,8 @@ pub(super) async fn read(folder: &Path, found: &Found, artifacts: &Artifacts) ->
         let file = ModelFile { name, len, chunk: CHUNK, root: list.root() };
         files.push(HeldFile { file, list });
     }
-    let (prefix, version) = (found.prefix.clone(), kept.version);
-    (version == found.version).then_some(Held { prefix, version, files })
+    let Found { prefix, version, group, .. } = found.clone();
+    (kept.version == version).then_some(Held { prefix, version, group, files })
 }
 
 /// Removes what is kept of models that are gone.
