@@ -13,7 +13,11 @@ use std::{
 use checkpoint::ChunkDigests;
 use domain::Hotkey;
 use futures::future::try_join_all;
-use tokio::{sync::Notify, task::spawn_blocking};
+use tokio::{
+    sync::Notify,
+    task::spawn_blocking,
+    time::{Instant, sleep_until, timeout_at},
+};
 use tracing::debug;
 
 use super::{
@@ -55,6 +59,8 @@ pub(crate) struct Fetch<'a> {
     pub(crate) holders: &'a [Hotkey],
     /// Streams at once from each holder.
     pub(crate) streams: usize,
+    /// When to leave off.
+    pub(crate) until: Instant,
     /// Is told how many bytes have come, or were here.
     pub(crate) came: &'a (dyn Fn(u64) + Sync),
 }
@@ -102,12 +108,14 @@ impl Crew {
 }
 
 impl Fetch<'_> {
-    /// Brings what is not here yet, until all is or nobody is left to ask. Fails only with the disk.
+    /// Brings what is not here yet, until all is, nobody is left to ask, or it is too late. Fails
+    /// only with the disk.
     pub(crate) async fn run(&self) -> io::Result<Brought> {
         let mut out = BTreeMap::new();
         let (mut parts, mut here) = (Vec::new(), Vec::new());
         for file in self.files {
-            let Some(list) = self.list(file, &mut out).await? else {
+            let list = timeout_at(self.until, self.list(file, &mut out)).await;
+            let Some(list) = list.unwrap_or(Ok(None))? else {
                 return Ok(Brought { whole: false, out });
             };
             let (folder, of) = (self.parts.clone(), file.clone());
@@ -128,6 +136,7 @@ impl Fetch<'_> {
         tokio::select! {
             ended = try_join_all(workers) => { ended?; }
             () = crew.done() => {}
+            () = sleep_until(self.until) => {}
         }
         let board = crew.board();
         let named = self.holders.iter().cloned().zip(board.out.iter().cloned());
@@ -242,9 +251,10 @@ impl Fetch<'_> {
             }
             let mut board = crew.board();
             board.failures[at] = 0;
-            if board.work.is_for(span, chunk) {
-                board.work.brought(span, chunk);
-                drop(board);
+            let new = board.work.brought(span, chunk);
+            drop(board);
+            if new {
+                crew.changed.notify_waiters();
                 (self.came)(chunk_len(file, chunk));
             }
         }

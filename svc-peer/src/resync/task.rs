@@ -11,7 +11,7 @@ use store::{ArtifactError, Artifacts};
 use tokio::{
     sync::watch,
     task::spawn_blocking,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 use tracing::{debug, info, warn};
 
@@ -112,12 +112,8 @@ impl Task {
     async fn stages(&mut self) -> Result<Model, Failure> {
         let (folder, model) = (self.folder.clone(), self.wanted.target.model);
         let parts = blocking(move || Parts::open(&folder, &model)).await?;
-        let until = self.start + self.wanted.deadline;
         loop {
-            let Ok(whole) = timeout_at(until, self.bring(&parts)).await else {
-                return Err(self.late());
-            };
-            let whole = whole?;
+            let whole = self.bring(&parts).await?;
             match self.assemble(&parts, &whole).await {
                 Ok(folder) => {
                     let model = self.publish(&parts, &whole, folder).await?;
@@ -134,6 +130,11 @@ impl Task {
         }
     }
 
+    /// When nothing more is asked of others. What has come by then is put together all the same.
+    fn until(&self) -> Instant {
+        self.start + self.wanted.deadline
+    }
+
     fn late(&self) -> Failure {
         let holders = self.holders.detail();
         if self.holders.any_had_it() {
@@ -148,18 +149,21 @@ impl Task {
         let patience = self.start + self.wanted.deadline / 3;
         let mut pause = PAUSE;
         loop {
-            self.ask().await;
+            let _late = timeout_at(self.until(), self.ask()).await;
             if self.holders.all_lied() {
                 return Err(Failure::NobodyHonest);
+            }
+            if Instant::now() >= self.until() {
+                return Err(self.late());
             }
             if let Some(list) = self.holders.next(Instant::now() >= patience)
                 && let Some(whole) = self.bring_list(parts, list).await?
             {
                 return Ok(whole);
             }
-            let detail = self.holders.detail();
-            self.shown.send_modify(|shown| shown.detail = detail);
-            tokio::time::sleep(pause).await;
+            let (detail, blamed) = (self.holders.detail(), self.holders.blamed());
+            self.shown.send_modify(|shown| (shown.detail, shown.blamed) = (detail, blamed));
+            sleep_until(self.until().min(Instant::now() + pause)).await;
             pause = (pause * 2).min(MOST);
         }
     }
@@ -229,6 +233,7 @@ impl Task {
             files,
             holders: &list.signers,
             streams: self.config.resync.streams_per_holder,
+            until: self.until(),
             came: &came,
         };
         let Brought { whole, out } = fetch.run().await?;

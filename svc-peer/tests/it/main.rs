@@ -11,3 +11,5 @@ mod network;
 mod process;
 mod restart;
 mod resync;
+mod resync_liars;
+mod stage;
