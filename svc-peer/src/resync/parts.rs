@@ -112,6 +112,12 @@ impl Parts {
         Ok((part, here))
     }
 
+    /// Whether a file on the disk is, byte for byte, what was signed.
+    pub(crate) fn is_sound(&self, file: &ModelFile) -> io::Result<bool> {
+        let Some(list) = self.list(file) else { return Ok(false) };
+        Ok(self.fill(file, list)?.1.into_iter().all(|here| here))
+    }
+
     /// The whole content of a small file that is complete.
     pub(crate) fn read(&self, file: &ModelFile) -> io::Result<Vec<u8>> {
         fs::read(self.path(file, "part"))
@@ -194,6 +200,9 @@ mod tests {
         part.put(1, &chunk(1)).unwrap();
         let folder = parts.show([&file]).unwrap();
         assert_eq!(fs::read(folder.join("f.safetensors")).unwrap(), bytes);
+        assert!(parts.is_sound(&file).unwrap());
+        part.file.write_all_at(&[0], 5).unwrap();
+        assert!(!parts.is_sound(&file).unwrap());
 
         Parts::open(dir.path(), &ModelHash([2; 24])).unwrap();
         assert!(!folder.exists(), "files of another model are removed");

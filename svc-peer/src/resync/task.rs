@@ -124,7 +124,7 @@ impl Task {
                 }
                 Err(Unfit::Own(detail)) => return Err(Failure::Assemble(detail)),
                 Err(Unfit::Lie { reason, detail }) => {
-                    self.refute(&parts, &whole.list, reason, &detail).await;
+                    self.refute(&parts, &whole.files, &whole.list, reason, &detail).await?;
                 }
             }
         }
@@ -206,7 +206,7 @@ impl Task {
             Ok(needed) => needed,
             Err(Unfit::Own(detail)) => return Err(Failure::Assemble(detail)),
             Err(Unfit::Lie { reason, detail }) => {
-                self.refute(parts, &list, reason, &detail).await;
+                self.refute(parts, &[first], &list, reason, &detail).await?;
                 return Ok(None);
             }
         };
@@ -249,13 +249,30 @@ impl Task {
         Ok(whole)
     }
 
-    /// Blames all who have signed a list for what it has turned out to be, and forgets its files.
-    async fn refute(&mut self, parts: &Parts, list: &List, reason: &'static str, detail: &str) {
+    /// Blames all who have signed a list for what its files have turned out to be, and forgets them.
+    /// Not where they are other than signed by now: then it is this host's disk, and they are asked
+    /// for again.
+    async fn refute(
+        &mut self,
+        parts: &Parts,
+        files: &[ModelFile],
+        list: &List,
+        reason: &'static str,
+        detail: &str,
+    ) -> Result<(), Failure> {
+        for file in files.iter().cloned() {
+            let (folder, name) = (parts.clone(), file.name.clone());
+            if !blocking(move || folder.is_sound(&file)).await? {
+                warn!(name, reason, detail, "a file that had come has changed on the disk");
+                return Ok(());
+            }
+        }
         for signer in &list.signers {
             self.holders.blame(signer, reason, detail).await;
         }
         let still = self.holders.roots();
         list.files.iter().filter(|file| !still.contains(&file.root)).for_each(|f| parts.remove(f));
+        Ok(())
     }
 
     async fn assemble(&self, parts: &Parts, whole: &Whole) -> Result<PathBuf, Unfit> {
