@@ -8,3 +8,6 @@ mod merge;
 mod network;
 mod process;
 mod restart;
+mod resync;
+mod resync_liars;
+mod stage;
