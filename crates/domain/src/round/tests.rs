@@ -1,7 +1,9 @@
 //! A whole round, lost workers and latecomers, on a schedule of nine short phases.
 
 mod chain;
+mod merging;
 mod replay;
+mod resync;
 mod rules;
 mod verdicts;
 
@@ -131,6 +133,36 @@ fn inputs() -> FreezeInputs {
     }
 }
 
+/// A validator's reveal of the model with this hash.
+fn commitment(k: u8, hash: u8) -> RawCommitment {
+    let revealed = ValidatorCommitment {
+        model_hash: Some(ModelHash([hash; 24])),
+        version: Some(GlobalVersion(if hash == 0 { 0 } else { first(Phase::Merge) })),
+        group: Some(ExpertGroup(0)),
+        ..Default::default()
+    };
+    let (hotkey, data) = (key(k), revealed.to_json().unwrap().into_bytes());
+    RawCommitment { hotkey, block: BlockNumber(first(Phase::ValidatorCommit2)), data }
+}
+
+/// The end of the first cycle, at which the two other validators have revealed this model.
+fn reveals(hash: u8) -> Reveals {
+    let signed = |k: u8| {
+        let signed = SignedHashCommitment { signature: Some("sig".to_owned()) };
+        let (hotkey, data) = (key(k), signed.to_json().unwrap().into_bytes());
+        RawCommitment { hotkey, block: BlockNumber(first(Phase::ValidatorCommit1)), data }
+    };
+    let mut metagraph = inputs().metagraph;
+    metagraph.neurons.push(neuron(6, 3, true));
+    metagraph.block = BlockNumber(policy().schedule.cycle_length());
+    Reveals {
+        metagraph,
+        commit_1: vec![signed(OTHER), signed(3)],
+        commit_2: vec![commitment(OTHER, hash), commitment(3, hash)],
+        degradations: vec![],
+    }
+}
+
 fn stored(k: u8) -> Event {
     Event::Stored {
         round: id(),
@@ -150,7 +182,7 @@ fn id() -> RoundId {
 }
 
 fn fresh() -> State {
-    State::new(key(ME), ExpertGroup(0), model(0, 0))
+    State::new(key(ME), ExpertGroup(0), Some(model(0, 0)))
 }
 
 fn run(state: &mut State, event: Event) -> Reply {
@@ -204,14 +236,35 @@ fn frozen() -> State {
     state
 }
 
-fn merged() -> Event {
-    let result = MergeResult {
+fn result() -> MergeResult {
+    MergeResult {
         members: vec![key(ME), key(OTHER)],
         digest: "d".to_owned(),
         model: model(first(Phase::Merge), 9),
         detail: String::new(),
+        dropped: vec![],
+        blamed: vec![],
+        influence: vec![],
+    }
+}
+
+fn merged() -> Event {
+    Event::Merged { round: id(), outcome: MergeOutcome::Merged(result()) }
+}
+
+/// What the peer service was asked for.
+fn plan(state: &State) -> MergePlan {
+    let Effect::Merge(plan) = &state.effects[&format!("{}/merge", id())] else {
+        panic!("no merge")
     };
-    Event::Merged { round: id(), outcome: MergeOutcome::Merged(result) }
+    plan.clone()
+}
+
+/// The record of the first round, which is not stored yet.
+fn record(state: &State) -> Record {
+    let effect = &state.effects[&format!("{}/record", id())];
+    let Effect::Record(record) = effect else { panic!("no record: {effect:?}") };
+    record.as_ref().clone()
 }
 
 fn round(state: &State) -> &Round {
@@ -253,14 +306,7 @@ fn a_whole_round_pays_the_honest_miner_alone_and_ends_with_a_record() {
     assert_eq!(miner(&state, 10).score, Some(2.25));
     assert_eq!(miner(&state, 11).score, Some(0.0));
     assert_eq!(miner(&state, 12).score, Some(0.0));
-    let plan = state.effects.values().find_map(|effect| match effect {
-        Effect::Merge(plan) => Some(plan.clone()),
-        Effect::Freeze { .. }
-        | Effect::SignHash { .. }
-        | Effect::Write { .. }
-        | Effect::Record(_) => None,
-    });
-    let plan = plan.unwrap();
+    let plan = plan(&state);
     assert_eq!(plan.contributions.len(), 1);
     assert_eq!(plan.validators, [(key(OTHER), "127.0.0.1:8001".to_owned())]);
 
@@ -272,9 +318,9 @@ fn a_whole_round_pays_the_honest_miner_alone_and_ends_with_a_record() {
     run(&mut state, Event::HashSigned { round: id(), signature: "s".repeat(86) });
     written(&mut state, WriteKind::SignedHash);
     blocks(&mut state, first(Phase::ValidatorCommit2));
-    assert_eq!(state.base.model_hash, ModelHash([0; 24]), "not before it is revealed");
+    assert_eq!(state.base, Some(model(0, 0)), "not before it is revealed");
     written(&mut state, WriteKind::ModelHash);
-    assert_eq!(state.base.model_hash, ModelHash([9; 24]));
+    assert_eq!(state.base, Some(model(first(Phase::Merge), 9)));
     written(&mut state, WriteKind::Weights);
 
     assert_eq!(round(&state).stage, Stage::Closed);
@@ -402,7 +448,7 @@ fn a_merge_that_never_ends_leaves_the_model_and_is_recorded() {
     written(&mut state, WriteKind::ModelHash);
     written(&mut state, WriteKind::Weights);
     assert_eq!(round(&state).stage, Stage::Closed);
-    assert_eq!(state.base, model(0, 0));
+    assert_eq!(state.base, Some(model(0, 0)));
 }
 
 #[test]
@@ -428,14 +474,7 @@ fn an_unfinished_round_is_closed_when_the_next_one_opens() {
     let mut state = evaluated();
     blocks(&mut state, 36 + first(Phase::MinerCommit1));
     assert_eq!(round(&state).cycle.0, 1);
-    let record = state.effects.values().find_map(|effect| match effect {
-        Effect::Record(record) => Some(record.as_ref().clone()),
-        Effect::Freeze { .. }
-        | Effect::Merge(_)
-        | Effect::SignHash { .. }
-        | Effect::Write { .. } => None,
-    });
-    let kinds: Vec<_> = record.unwrap().degradations.into_iter().map(|d| d.kind).collect();
+    let kinds: Vec<_> = record(&state).degradations.into_iter().map(|d| d.kind).collect();
     assert!(kinds.contains(&DegradationKind::Unfinished));
 }
 
