@@ -1,8 +1,9 @@
 //! Who is in the subnet, and what they put on chain.
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use domain::{
     BlockNumber, ExpertGroup, GlobalVersion, Hotkey, MinerCommitment, ModelHash, Neuron,
-    SignedHashCommitment, Uid, ValidatorCommitment,
+    SignedHashCommitment, Uid, ValidatorCommitment, model_hash_message,
 };
 use proto::chain::v1 as chain;
 use schnorrkel::{ExpansionMode, Keypair, MiniSecretKey};
@@ -82,9 +83,12 @@ pub(crate) fn signatures(
     own: Option<Vec<u8>>,
     other: Option<(ModelHash, u64, u64)>,
 ) -> Vec<(u8, Vec<u8>)> {
-    let signed = SignedHashCommitment { signature: Some("sig".to_owned()) };
-    let signed = signed.to_json().unwrap().into_bytes();
-    own.map(|own| (ME, own)).into_iter().chain(other.map(|_| (OTHER, signed))).collect()
+    let signed = other.map(|(hash, _, _)| {
+        let signature = keypair(OTHER).sign_simple(b"substrate", &model_hash_message(&hash));
+        let signature = Some(URL_SAFE_NO_PAD.encode(signature.to_bytes()));
+        (OTHER, SignedHashCommitment { signature }.to_json().unwrap().into_bytes())
+    });
+    own.map(|own| (ME, own)).into_iter().chain(signed).collect()
 }
 
 /// After ValidatorCommit2: this validator's reveal as it was written, and the other one's.

@@ -193,8 +193,7 @@ fn progress(state: &mut State, policy: &Policy) {
     }
     if round.stage == Stage::Evaluating && started(Phase::Merge) {
         finalise::finalise(round, &mut state.history, &mut state.last_weights, block, policy);
-        let until = phases(Phase::ValidatorCommit1).1;
-        effects.push(Effect::Merge(merge::plan(round, &state.hotkey, until, policy)));
+        effects.push(Effect::Merge(merge::plan(round, &state.hotkey, policy)));
         round.stage = Stage::Merging;
     }
     if round.stage == Stage::Merging && started(Phase::ValidatorCommit2) {

@@ -30,8 +30,6 @@ pub struct MergePlan {
     /// Hash of the frozen block; none in a state of before it was kept.
     #[serde(default)]
     pub block_hash: Option<BlockHash>,
-    /// First block at which it is too late.
-    pub until: BlockNumber,
 }
 
 impl MergePlan {
@@ -225,7 +223,7 @@ impl LeftOut {
 }
 
 /// What the peer service is asked to do: the ranked miners' files, weighted by their scores.
-pub(super) fn plan(round: &Round, me: &Hotkey, until: BlockNumber, policy: &Policy) -> MergePlan {
+pub(super) fn plan(round: &Round, me: &Hotkey, policy: &Policy) -> MergePlan {
     let contributions = round.miners.values().filter_map(|miner| {
         let score = miner.score.filter(|score| *score > 0.0)?;
         Some((miner.submission.clone()?, score))
@@ -247,7 +245,6 @@ pub(super) fn plan(round: &Round, me: &Hotkey, until: BlockNumber, policy: &Poli
             .collect(),
         stakes: [own].into_iter().chain(validators().map(stake)).collect(),
         block_hash: frozen.map(|frozen| frozen.inputs.block_hash),
-        until,
     }
 }
 

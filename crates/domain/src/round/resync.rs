@@ -163,13 +163,13 @@ pub(super) fn on_revealed(
     let awaited =
         |r: &&mut Resync| (r.cycle, r.asked) == (cycle, asked) && r.stage == ResyncStage::Reading;
     let Some(resync) = state.resync.as_mut().filter(awaited) else { return Reply::Ignored };
+    let effect = state.effects.remove(&reveals_id(cycle));
+    let Some(Effect::Reveals { traceparent, .. }) = effect else { return Reply::Ignored };
     for told in reveals.degradations.iter().filter(|told| told.kind.is_chains()) {
         resync.degrade(told.kind, bounded(&told.detail), told.block);
     }
     resync.cause = None;
     resync.most = reveals.most_backed(cycle, group, policy);
-    let effect = state.effects.remove(&reveals_id(cycle));
-    let Some(Effect::Reveals { traceparent, .. }) = effect else { return Reply::Ignored };
     let Some(most) = &resync.most else {
         resync.stage = ResyncStage::Nobody;
         return Reply::Applied;

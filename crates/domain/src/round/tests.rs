@@ -4,10 +4,13 @@ mod chain;
 mod merging;
 mod replay;
 mod resync;
+mod reveals;
 mod rules;
 mod verdicts;
 
 use std::collections::BTreeSet;
+
+use reveals::reveals;
 
 use super::*;
 use crate::{
@@ -129,36 +132,6 @@ fn inputs() -> FreezeInputs {
             .map(|k| revealed(*k))
             .chain([raw(MINERS[3], "garbage".to_owned())])
             .collect(),
-        degradations: vec![],
-    }
-}
-
-/// A validator's reveal of the model with this hash.
-fn commitment(k: u8, hash: u8) -> RawCommitment {
-    let revealed = ValidatorCommitment {
-        model_hash: Some(ModelHash([hash; 24])),
-        version: Some(GlobalVersion(if hash == 0 { 0 } else { first(Phase::Merge) })),
-        group: Some(ExpertGroup(0)),
-        ..Default::default()
-    };
-    let (hotkey, data) = (key(k), revealed.to_json().unwrap().into_bytes());
-    RawCommitment { hotkey, block: BlockNumber(first(Phase::ValidatorCommit2)), data }
-}
-
-/// The end of the first cycle, at which the two other validators have revealed this model.
-fn reveals(hash: u8) -> Reveals {
-    let signed = |k: u8| {
-        let signed = SignedHashCommitment { signature: Some("sig".to_owned()) };
-        let (hotkey, data) = (key(k), signed.to_json().unwrap().into_bytes());
-        RawCommitment { hotkey, block: BlockNumber(first(Phase::ValidatorCommit1)), data }
-    };
-    let mut metagraph = inputs().metagraph;
-    metagraph.neurons.push(neuron(6, 3, true));
-    metagraph.block = BlockNumber(policy().schedule.cycle_length());
-    Reveals {
-        metagraph,
-        commit_1: vec![signed(OTHER), signed(3)],
-        commit_2: vec![commitment(OTHER, hash), commitment(3, hash)],
         degradations: vec![],
     }
 }

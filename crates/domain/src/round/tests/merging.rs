@@ -33,7 +33,7 @@ fn a_plan_asked_for_late_begins_no_later_and_says_the_same() {
     // The whole of Merge but its last block passes unseen.
     run(&mut late, block(first(Phase::ValidatorCommit1) - 1));
     let late = plan(&late);
-    assert_eq!((late.first(), late.until), (early.first(), early.until));
+    assert_eq!((late.first(), late.new_version), (early.first(), early.new_version));
     assert_eq!((late.stakes, late.block_hash), (early.stakes, early.block_hash));
 }
 

@@ -1,6 +1,6 @@
 //! What the validators have revealed at the end of a cycle, and how this validator comes to it.
 
-use super::*;
+use super::{reveals::commitment, *};
 use crate::CycleIndex;
 
 const CYCLE: CycleIndex = CycleIndex(0);
@@ -214,45 +214,6 @@ fn without_a_majority_everybody_keeps_its_own_and_the_round_says_so() {
     assert_eq!(resync(&state).stage, ResyncStage::Nobody);
     blocks(&mut state, next_round());
     assert_eq!(kinds(&state), []);
-}
-
-#[test]
-fn reveals_without_their_signature_of_another_group_or_of_no_validator_do_not_count() {
-    let most = |reveals: &Reveals| reveals.most_backed(CYCLE, ExpertGroup(0), &policy());
-    let base = reveals(7);
-    assert_eq!(most(&base).unwrap().holders.len(), 2);
-
-    let mut unsigned = base.clone();
-    unsigned.commit_1.retain(|one| one.hotkey != key(OTHER));
-    assert_eq!(most(&unsigned).unwrap().revealed, 1_000_000);
-
-    let mut other_group = base.clone();
-    for one in &mut other_group.commit_2 {
-        let mut told = ValidatorCommitment::parse(&one.data).unwrap();
-        told.group = Some(ExpertGroup(1));
-        one.data = told.to_json().unwrap().into_bytes();
-    }
-    assert_eq!(most(&other_group), None);
-
-    let mut nobody = base.clone();
-    for neuron in &mut nobody.metagraph.neurons {
-        neuron.validator_permit = false;
-    }
-    assert_eq!(most(&nobody), None);
-
-    let mut garbage = base.clone();
-    for one in &mut garbage.commit_2 {
-        one.data = vec![0xff; 128];
-    }
-    assert_eq!(most(&garbage), None);
-
-    let mut future = base;
-    for one in &mut future.commit_2 {
-        let mut told = ValidatorCommitment::parse(&one.data).unwrap();
-        told.version = Some(GlobalVersion(after()));
-        one.data = told.to_json().unwrap().into_bytes();
-    }
-    assert_eq!(most(&future), None, "a model of the future");
 }
 
 #[test]
