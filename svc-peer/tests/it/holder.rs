@@ -20,15 +20,15 @@ use proto::peer::v2::{
     model_service_server::{ModelService, ModelServiceServer},
 };
 use svc_peer::{
-    messages::{Body, Envelope},
+    message::{Body, Envelope},
     resync::message::{CHUNK, Holdings, HoldingsRequest, ModelFile, ShardRequest},
 };
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    hostile::sealed,
     network::{hotkey, keypair},
+    sealing::sealed,
 };
 
 /// What a holder does.

@@ -4,10 +4,12 @@
 
 mod chain;
 mod faults;
+mod holder;
 mod merge;
 mod network;
 mod process;
 mod restart;
 mod resync;
 mod resync_liars;
+mod sealing;
 mod stage;

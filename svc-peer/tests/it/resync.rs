@@ -9,11 +9,11 @@ use tonic::Code;
 
 use crate::{
     holder::{Deed, files},
-    hostile::assert_refused,
     network::{
         GOOD, Member, NEW_VERSION, assert_same_model, hotkey, hotkeys, members, miner, model_files,
         outcome,
     },
+    sealing::assert_refused,
     stage::{LATE, Stage, bring, name, publish, request, resyncs, until},
 };
 

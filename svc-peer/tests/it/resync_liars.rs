@@ -14,8 +14,8 @@ use tonic::Code;
 
 use crate::{
     holder::{Deed, Holder, files},
-    hostile::{assert_refused, sealed},
     network::{Member, NEW_VERSION, ROUND, hotkey, members},
+    sealing::{assert_refused, sealed},
     stage::{LATE, Stage, blamed, bring, name, publish, request, resyncs, until},
 };
 
