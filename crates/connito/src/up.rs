@@ -1,9 +1,13 @@
 //! One validator: all five services in one process.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Context as _;
 use kit::{Common, Shutdown};
+use svc_peer::{Conduct, Honest};
 
 /// Arguments of `connito up`.
 #[derive(Debug, clap::Args)]
