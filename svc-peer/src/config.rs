@@ -66,7 +66,7 @@ pub struct Config {
     pub audits: u16,
 
     /// Values in a chunk: what is hashed, sent and checked at once. All must have the same.
-    #[config(default = 262_144, validate((256..=262_144).contains(chunk_elements) && chunk_elements % 256 == 0, "must be a multiple of 256, at most 262144"))]
+    #[config(default = 262_144, validate((256..=262_144).contains(chunk_elements) && chunk_elements.is_multiple_of(256), "must be a multiple of 256, at most 262144"))]
     pub chunk_elements: usize,
 
     /// How long a request that comes early waits for what it asks; then the asker tries again.

@@ -64,7 +64,7 @@ pub(crate) struct Merger {
     hands: Arc<Hands>,
     asks: mpsc::Receiver<Ask>,
     tasks: JoinSet<()>,
-    ended: Option<oneshot::Sender<Outcome>>,
+    ended: Option<oneshot::Sender<Box<Outcome>>>,
     progress: watch::Sender<Progress>,
 }
 
@@ -81,7 +81,7 @@ impl Merger {
         keeper: Arc<Keeper>,
         kept: Kept,
         hands: impl FnOnce(mpsc::Sender<Ask>) -> Hands,
-    ) -> (Self, Handle, oneshot::Receiver<Outcome>) {
+    ) -> (Self, Handle, oneshot::Receiver<Box<Outcome>>) {
         let (ask, asks) = mpsc::channel(ASKS);
         let (end, ended) = oneshot::channel();
         let (progress, seen) = watch::channel(Progress::default());
@@ -157,9 +157,10 @@ impl Merger {
     async fn happen(&mut self, event: Event) -> Result<Option<Exchange<Verified>>, TakenOver> {
         let mut answer = None;
         for command in self.machine.handle(self.clock.now(), event) {
-            match command {
-                Command::Reply { exchange, .. } => answer = Some(exchange),
-                other => self.execute(other).await?,
+            if let Command::Reply { exchange, .. } = command {
+                answer = Some(exchange);
+            } else {
+                self.execute(command).await?;
             }
         }
         let grouped = self.machine.group().is_some();
@@ -221,8 +222,10 @@ impl Merger {
             }
             merge::Ended::Solo => info!("nobody else is there, going alone"),
         }
-        // The round may have been given up meanwhile.
-        let _ = self.ended.take().map(|ended| ended.send(outcome));
+        if let Some(ended) = self.ended.take() {
+            // The round may have been given up meanwhile.
+            let _ = ended.send(Box::new(outcome));
+        }
     }
 
     /// Keeps what was said, however long that takes: nothing is said before.

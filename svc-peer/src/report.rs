@@ -196,7 +196,15 @@ impl Failure {
         match self {
             Self::Store(ArtifactError::Engine { .. }) => true,
             Self::Keep(error) => !error.is_lost(),
-            _ => false,
+            Self::Merge(_)
+            | Self::TakenOver
+            | Self::Stopping
+            | Self::Base(_)
+            | Self::Store(_)
+            | Self::Aggregate(_)
+            | Self::Scratch(_)
+            | Self::Write(_)
+            | Self::Resume(_) => false,
         }
     }
 }

@@ -59,7 +59,7 @@ pub struct Validator;
 impl Validator {
     /// Runs the five services until `shutdown`, or until one of them fails: then all are stopped.
     pub async fn run(config: ValidatorConfig, shutdown: Shutdown) -> anyhow::Result<()> {
-        Self::run_as(Arc::new(Honest), config, shutdown).await
+        Box::pin(Self::run_as(Arc::new(Honest), config, shutdown)).await
     }
 
     /// As [`Self::run`], with another conduct towards other validators: for the demonstration.

@@ -66,7 +66,7 @@ impl Host {
             Services::Processes(SERVICES.map(|service| (service, None)).into())
         } else {
             let own = shutdown.child();
-            let task = shutdown.spawn(Validator::run_as(conduct, loaded, own.clone()));
+            let task = shutdown.spawn(Box::pin(Validator::run_as(conduct, loaded, own.clone())));
             Services::Here { shutdown: own, task: Some(task) }
         };
         let mut host = Self { ports, config, binaries, running, liar };
