@@ -12,7 +12,6 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
 use checkpoint::{Limits, Manifest, Outcome, SliceLayout, Stream, Streamed, Verified};
 use domain::{ExpertGroup, ModelHash};
 use tempfile::{NamedTempFile, TempPath};
@@ -25,10 +24,11 @@ use tracing::{Instrument as _, info_span};
 
 use crate::{app::App, error::Error, metrics};
 
-/// Batches on their way to the disk, per upload.
-const IN_FLIGHT: usize = 3;
 /// Bytes that are handed over together: a worker that is woken for each piece of a socket does little else.
-const BATCH: usize = 128 << 10;
+const BLOCK: usize = 256 << 10;
+/// Blocks of one file: one is filled, one is written, the others wait. They go round and round, so that memory is
+/// bounded whatever the pieces, and stays where the processor has it.
+const BLOCKS: usize = 4;
 
 /// What a file must be.
 #[derive(Debug, Clone)]
@@ -79,10 +79,12 @@ impl Sink for NamedTempFile {
 /// A file that is being received.
 #[derive(Debug)]
 pub(crate) struct Intake<S = NamedTempFile> {
-    batches: mpsc::Sender<Vec<Bytes>>,
-    batch: Vec<Bytes>,
-    /// Bytes in the batch.
-    batched: usize,
+    /// What is being filled.
+    block: Vec<u8>,
+    full: mpsc::Sender<Vec<u8>>,
+    empty: mpsc::Receiver<Vec<u8>>,
+    /// Blocks that do not exist yet.
+    unmade: usize,
     worker: JoinHandle<Paused<S>>,
     limits: Limits,
     bytes: u64,
@@ -125,7 +127,7 @@ impl Intake {
 
     /// Takes a piece, waiting while disk and verification are behind. Refused as early as the bytes allow, some of
     /// which may wait for more: see [`Self::flush`].
-    pub(crate) async fn push(&mut self, piece: Bytes) -> Result<(), Error> {
+    pub(crate) async fn push(&mut self, piece: &[u8]) -> Result<(), Error> {
         self.bytes += piece.len() as u64;
         if self.feed(piece).await { Ok(()) } else { self.stopped().await }
     }
@@ -161,39 +163,62 @@ impl<S: Sink> Intake<S> {
         limits: Limits,
         begin: impl FnOnce(&mut S) -> Result<Stream, Error> + Send + 'static,
     ) -> Self {
-        let (batches, receiver) = mpsc::channel(IN_FLIGHT);
+        let (full, blocks) = mpsc::channel(BLOCKS);
+        let (back, empty) = mpsc::channel(BLOCKS);
         let span = tracing::Span::current();
         let worker = spawn_blocking(move || {
             let _entered = span.entered();
             let mut sink = sink;
-            let stream = begin(&mut sink).and_then(|stream| receive(&mut sink, stream, receiver));
+            let stream =
+                begin(&mut sink).and_then(|stream| receive(&mut sink, stream, blocks, &back));
             Paused { sink, stream }
         });
-        Self { batches, batch: Vec::new(), batched: 0, worker, limits, bytes: 0 }
+        Self { block: Vec::new(), full, empty, unmade: BLOCKS, worker, limits, bytes: 0 }
     }
 
     /// Takes a piece, waiting while disk and verification are behind; false when no more is taken, because
     /// the worker failed or found what must not be. Some of it may wait for more: see [`Self::hand_over`].
-    pub(crate) async fn feed(&mut self, piece: Bytes) -> bool {
-        self.batched += piece.len();
-        self.batch.push(piece);
-        self.batched < BATCH || self.hand_over().await
+    pub(crate) async fn feed(&mut self, piece: &[u8]) -> bool {
+        let mut rest = piece;
+        while !rest.is_empty() {
+            if self.block.capacity() == 0 && !self.next_block().await {
+                return false;
+            }
+            let (part, behind) = rest.split_at(rest.len().min(BLOCK - self.block.len()));
+            self.block.extend_from_slice(part);
+            rest = behind;
+            if self.block.len() == BLOCK && !self.hand_over().await {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Takes an empty block, waiting for one where the worker is behind; false as [`Self::feed`].
+    async fn next_block(&mut self) -> bool {
+        if let Ok(empty) = self.empty.try_recv() {
+            self.block = empty;
+        } else if self.unmade > 0 {
+            self.unmade -= 1;
+            self.block = Vec::with_capacity(BLOCK);
+        } else if let Some(empty) = self.empty.recv().await {
+            self.block = empty;
+        } else {
+            return false;
+        }
+        true
     }
 
     /// Hands over what waits for more, where there is nothing more yet; false as [`Self::feed`].
     pub(crate) async fn hand_over(&mut self) -> bool {
-        if self.batch.is_empty() {
-            return true;
-        }
-        self.batched = 0;
-        self.batches.send(std::mem::take(&mut self.batch)).await.is_ok()
+        self.block.is_empty() || self.full.send(std::mem::take(&mut self.block)).await.is_ok()
     }
 
     /// No more bytes come for now: waits until what came is written and looked at.
     pub(crate) async fn pause(mut self) -> Result<Paused<S>, Error> {
         self.hand_over().await;
-        let Self { batches, worker, .. } = self;
-        drop(batches);
+        let Self { full, worker, .. } = self;
+        drop(full);
         worker.await.map_err(failed)
     }
 }
@@ -244,13 +269,15 @@ fn failed(why: impl std::fmt::Display) -> Error {
 fn receive(
     sink: &mut impl Sink,
     mut stream: Stream,
-    mut batches: mpsc::Receiver<Vec<Bytes>>,
+    mut blocks: mpsc::Receiver<Vec<u8>>,
+    back: &mpsc::Sender<Vec<u8>>,
 ) -> Result<Stream, Error> {
-    while let Some(batch) = batches.blocking_recv() {
-        for piece in batch {
-            stream.push(&piece)?;
-            sink.append(&piece).map_err(Error::spooling)?;
-        }
+    while let Some(mut block) = blocks.blocking_recv() {
+        stream.push(&block)?;
+        sink.append(&block).map_err(Error::spooling)?;
+        block.clear();
+        // Nobody takes it back behind the last byte; there is room for all of them.
+        let _ = back.try_send(block);
     }
     Ok(stream)
 }

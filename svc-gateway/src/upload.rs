@@ -249,7 +249,7 @@ impl Upload {
                 arrival.add(piece.len() as u64);
             }
             room.wrote(piece.len() as u64);
-            intake.push(piece).await?;
+            intake.push(&piece).await?;
         }
         // What comes behind the file is little, and so is its time.
         let rest = async {

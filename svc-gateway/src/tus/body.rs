@@ -115,7 +115,7 @@ pub(super) async fn feed(
         pace.moved(piece.len(), waited)?;
         left = left.checked_sub(piece.len() as u64).ok_or(Error::TooLarge { limit: length })?;
         metrics::upload_bytes(piece.len() as u64);
-        if !intake.feed(piece).await {
+        if !intake.feed(&piece).await {
             break;
         }
     }
