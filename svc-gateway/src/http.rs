@@ -42,7 +42,7 @@ use crate::{
 const MAX_HEADERS: usize = 64;
 /// Most bytes of a body that are read at a time: with less, waking up is what an upload costs. A header has a limit of
 /// its own.
-const READ: usize = 256 << 10;
+const READ: usize = 128 << 10;
 /// How long, and how many bytes, a body is read on after its request was answered.
 const LINGER: (Duration, u64) = (Duration::from_secs(10), 256 << 20);
 /// Connections without a place that are told so at a time, and for how long: more are closed at once.

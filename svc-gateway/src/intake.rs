@@ -12,6 +12,7 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use checkpoint::{Limits, Manifest, Outcome, SliceLayout, Stream, Streamed, Verified};
 use domain::{ExpertGroup, ModelHash};
 use tempfile::{NamedTempFile, TempPath};
@@ -22,13 +23,12 @@ use tokio::{
 };
 use tracing::{Instrument as _, info_span};
 
-use crate::{app::App, error::Error, metrics};
-
-/// Bytes that are handed over together: a worker that is woken for each piece of a socket does little else.
-const BLOCK: usize = 256 << 10;
-/// Blocks of one file: one is filled, one is written, the others wait. They go round and round, so that memory is
-/// bounded whatever the pieces, and stays where the processor has it.
-const BLOCKS: usize = 4;
+use crate::{
+    app::App,
+    blocks::{BLOCKS, Blocks},
+    error::Error,
+    metrics,
+};
 
 /// What a file must be.
 #[derive(Debug, Clone)]
@@ -79,12 +79,8 @@ impl Sink for NamedTempFile {
 /// A file that is being received.
 #[derive(Debug)]
 pub(crate) struct Intake<S = NamedTempFile> {
-    /// What is being filled.
-    block: Vec<u8>,
-    full: mpsc::Sender<Vec<u8>>,
-    empty: mpsc::Receiver<Vec<u8>>,
-    /// Blocks that do not exist yet.
-    unmade: usize,
+    blocks: Blocks,
+    full: mpsc::Sender<Bytes>,
     worker: JoinHandle<Paused<S>>,
     limits: Limits,
     bytes: u64,
@@ -163,17 +159,15 @@ impl<S: Sink> Intake<S> {
         limits: Limits,
         begin: impl FnOnce(&mut S) -> Result<Stream, Error> + Send + 'static,
     ) -> Self {
-        let (full, blocks) = mpsc::channel(BLOCKS);
-        let (back, empty) = mpsc::channel(BLOCKS);
+        let (full, receiver) = mpsc::channel(BLOCKS);
         let span = tracing::Span::current();
         let worker = spawn_blocking(move || {
             let _entered = span.entered();
             let mut sink = sink;
-            let stream =
-                begin(&mut sink).and_then(|stream| receive(&mut sink, stream, blocks, &back));
+            let stream = begin(&mut sink).and_then(|stream| receive(&mut sink, stream, receiver));
             Paused { sink, stream }
         });
-        Self { block: Vec::new(), full, empty, unmade: BLOCKS, worker, limits, bytes: 0 }
+        Self { blocks: Blocks::new(), full, worker, limits, bytes: 0 }
     }
 
     /// Takes a piece, waiting while disk and verification are behind; false when no more is taken, because
@@ -181,37 +175,21 @@ impl<S: Sink> Intake<S> {
     pub(crate) async fn feed(&mut self, piece: &[u8]) -> bool {
         let mut rest = piece;
         while !rest.is_empty() {
-            if self.block.capacity() == 0 && !self.next_block().await {
+            // Blocks come home from a worker that failed too.
+            rest = self.blocks.fill(rest).await;
+            if self.blocks.is_full() && !self.hand_over().await {
                 return false;
             }
-            let (part, behind) = rest.split_at(rest.len().min(BLOCK - self.block.len()));
-            self.block.extend_from_slice(part);
-            rest = behind;
-            if self.block.len() == BLOCK && !self.hand_over().await {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Takes an empty block, waiting for one where the worker is behind; false as [`Self::feed`].
-    async fn next_block(&mut self) -> bool {
-        if let Ok(empty) = self.empty.try_recv() {
-            self.block = empty;
-        } else if self.unmade > 0 {
-            self.unmade -= 1;
-            self.block = Vec::with_capacity(BLOCK);
-        } else if let Some(empty) = self.empty.recv().await {
-            self.block = empty;
-        } else {
-            return false;
         }
         true
     }
 
     /// Hands over what waits for more, where there is nothing more yet; false as [`Self::feed`].
     pub(crate) async fn hand_over(&mut self) -> bool {
-        self.block.is_empty() || self.full.send(std::mem::take(&mut self.block)).await.is_ok()
+        match self.blocks.take() {
+            Some(block) => self.full.send(block).await.is_ok(),
+            None => true,
+        }
     }
 
     /// No more bytes come for now: waits until what came is written and looked at.
@@ -269,15 +247,11 @@ fn failed(why: impl std::fmt::Display) -> Error {
 fn receive(
     sink: &mut impl Sink,
     mut stream: Stream,
-    mut blocks: mpsc::Receiver<Vec<u8>>,
-    back: &mpsc::Sender<Vec<u8>>,
+    mut blocks: mpsc::Receiver<Bytes>,
 ) -> Result<Stream, Error> {
-    while let Some(mut block) = blocks.blocking_recv() {
-        stream.push(&block)?;
+    while let Some(block) = blocks.blocking_recv() {
+        stream.push_shared(&block)?;
         sink.append(&block).map_err(Error::spooling)?;
-        block.clear();
-        // Nobody takes it back behind the last byte; there is room for all of them.
-        let _ = back.try_send(block);
     }
     Ok(stream)
 }
