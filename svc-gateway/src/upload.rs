@@ -246,6 +246,8 @@ impl Upload {
             let Some(piece) = piece else { break };
             pace.moved(piece.len(), waited)?;
             if intake.bytes() + piece.len() as u64 > self.limit {
+                // What was found in the bytes before says more.
+                intake.pause().await?.stream?;
                 return Err(Error::TooLarge { limit: self.limit });
             }
             metrics::upload_bytes(piece.len() as u64);
