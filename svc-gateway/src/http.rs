@@ -40,6 +40,9 @@ use crate::{
 
 /// Most header lines of a request.
 const MAX_HEADERS: usize = 64;
+/// Most bytes of a body that are read at a time: with less, waking up is what an upload costs. A header has a limit of
+/// its own.
+const READ: usize = 128 << 10;
 /// How long, and how many bytes, a body is read on after its request was answered.
 const LINGER: (Duration, u64) = (Duration::from_secs(10), 256 << 20);
 /// Connections without a place that are told so at a time, and for how long: more are closed at once.
@@ -112,7 +115,8 @@ impl Server {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(config.header_timeout)
-            .max_buf_size(config.max_header_bytes.max(8192))
+            .max_header_size(config.max_header_bytes.max(8192))
+            .max_buf_size(READ)
             .max_headers(MAX_HEADERS);
         let (stall, least_rate) = (config.idle_timeout, config.min_download_rate);
         Self { http, router, stall, least_rate, shutdown }

@@ -23,12 +23,12 @@ use tokio::{
 };
 use tracing::{Instrument as _, info_span};
 
-use crate::{app::App, error::Error, metrics};
-
-/// Batches on their way to the disk, per upload.
-const IN_FLIGHT: usize = 3;
-/// Bytes that are handed over together: a worker that is woken for each piece of a socket does little else.
-const BATCH: usize = 128 << 10;
+use crate::{
+    app::App,
+    blocks::{BLOCKS, Blocks},
+    error::Error,
+    metrics,
+};
 
 /// What a file must be.
 #[derive(Debug, Clone)]
@@ -79,10 +79,8 @@ impl Sink for NamedTempFile {
 /// A file that is being received.
 #[derive(Debug)]
 pub(crate) struct Intake<S = NamedTempFile> {
-    batches: mpsc::Sender<Vec<Bytes>>,
-    batch: Vec<Bytes>,
-    /// Bytes in the batch.
-    batched: usize,
+    blocks: Blocks,
+    full: mpsc::Sender<Bytes>,
     worker: JoinHandle<Paused<S>>,
     limits: Limits,
     bytes: u64,
@@ -125,7 +123,7 @@ impl Intake {
 
     /// Takes a piece, waiting while disk and verification are behind. Refused as early as the bytes allow, some of
     /// which may wait for more: see [`Self::flush`].
-    pub(crate) async fn push(&mut self, piece: Bytes) -> Result<(), Error> {
+    pub(crate) async fn push(&mut self, piece: &[u8]) -> Result<(), Error> {
         self.bytes += piece.len() as u64;
         if self.feed(piece).await { Ok(()) } else { self.stopped().await }
     }
@@ -161,7 +159,7 @@ impl<S: Sink> Intake<S> {
         limits: Limits,
         begin: impl FnOnce(&mut S) -> Result<Stream, Error> + Send + 'static,
     ) -> Self {
-        let (batches, receiver) = mpsc::channel(IN_FLIGHT);
+        let (full, receiver) = mpsc::channel(BLOCKS);
         let span = tracing::Span::current();
         let worker = spawn_blocking(move || {
             let _entered = span.entered();
@@ -169,31 +167,36 @@ impl<S: Sink> Intake<S> {
             let stream = begin(&mut sink).and_then(|stream| receive(&mut sink, stream, receiver));
             Paused { sink, stream }
         });
-        Self { batches, batch: Vec::new(), batched: 0, worker, limits, bytes: 0 }
+        Self { blocks: Blocks::new(), full, worker, limits, bytes: 0 }
     }
 
     /// Takes a piece, waiting while disk and verification are behind; false when no more is taken, because
     /// the worker failed or found what must not be. Some of it may wait for more: see [`Self::hand_over`].
-    pub(crate) async fn feed(&mut self, piece: Bytes) -> bool {
-        self.batched += piece.len();
-        self.batch.push(piece);
-        self.batched < BATCH || self.hand_over().await
+    pub(crate) async fn feed(&mut self, piece: &[u8]) -> bool {
+        let mut rest = piece;
+        while !rest.is_empty() {
+            // Blocks come home from a worker that failed too.
+            rest = self.blocks.fill(rest).await;
+            if self.blocks.is_full() && !self.hand_over().await {
+                return false;
+            }
+        }
+        true
     }
 
     /// Hands over what waits for more, where there is nothing more yet; false as [`Self::feed`].
     pub(crate) async fn hand_over(&mut self) -> bool {
-        if self.batch.is_empty() {
-            return true;
+        match self.blocks.take() {
+            Some(block) => self.full.send(block).await.is_ok(),
+            None => true,
         }
-        self.batched = 0;
-        self.batches.send(std::mem::take(&mut self.batch)).await.is_ok()
     }
 
     /// No more bytes come for now: waits until what came is written and looked at.
     pub(crate) async fn pause(mut self) -> Result<Paused<S>, Error> {
         self.hand_over().await;
-        let Self { batches, worker, .. } = self;
-        drop(batches);
+        let Self { full, worker, .. } = self;
+        drop(full);
         worker.await.map_err(failed)
     }
 }
@@ -244,13 +247,11 @@ fn failed(why: impl std::fmt::Display) -> Error {
 fn receive(
     sink: &mut impl Sink,
     mut stream: Stream,
-    mut batches: mpsc::Receiver<Vec<Bytes>>,
+    mut blocks: mpsc::Receiver<Bytes>,
 ) -> Result<Stream, Error> {
-    while let Some(batch) = batches.blocking_recv() {
-        for piece in batch {
-            stream.push(&piece)?;
-            sink.append(&piece).map_err(Error::spooling)?;
-        }
+    while let Some(block) = blocks.blocking_recv() {
+        stream.push_shared(&block)?;
+        sink.append(&block).map_err(Error::spooling)?;
     }
     Ok(stream)
 }

@@ -9,6 +9,7 @@ mod admit;
 mod app;
 mod arriving;
 mod auth;
+mod blocks;
 mod config;
 mod download;
 mod error;

@@ -18,10 +18,14 @@ use axum::{
     http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use checkpoint::Manifest;
 use futures::FutureExt as _;
 use serde_json::json;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::{
+    task::yield_now,
+    time::{Instant, timeout, timeout_at},
+};
 use tracing::{Instrument as _, Span, field::Empty, info, info_span};
 
 use crate::{
@@ -231,7 +235,7 @@ impl Upload {
         let mut pace = Pace::new(self.app.config.min_upload_rate, idle);
         loop {
             // What the socket has is taken at once; what came is not left lying while there is nothing more.
-            let (piece, waited) = match form.chunk().now_or_never() {
+            let (piece, waited) = match soon(form).await {
                 Some(piece) => (piece?, Duration::ZERO),
                 None => {
                     intake.flush().await?;
@@ -242,6 +246,8 @@ impl Upload {
             let Some(piece) = piece else { break };
             pace.moved(piece.len(), waited)?;
             if intake.bytes() + piece.len() as u64 > self.limit {
+                // What was found in the bytes before says more.
+                intake.pause().await?.stream?;
                 return Err(Error::TooLarge { limit: self.limit });
             }
             metrics::upload_bytes(piece.len() as u64);
@@ -249,7 +255,7 @@ impl Upload {
                 arrival.add(piece.len() as u64);
             }
             room.wrote(piece.len() as u64);
-            intake.push(piece).await?;
+            intake.push(&piece).await?;
         }
         // What comes behind the file is little, and so is its time.
         let rest = async {
@@ -286,6 +292,15 @@ async fn read_fields(form: &mut Form) -> Result<(Fields, Option<String>), Error>
         fields.insert(part.name, value)?;
     }
     Err(Error::MissingFile)
+}
+
+/// The next piece, if the connection has it. Its task may have to run for that: it has its turn once.
+async fn soon(form: &mut Form) -> Option<Result<Option<Bytes>, MultipartError>> {
+    if let Some(piece) = form.chunk().now_or_never() {
+        return Some(piece);
+    }
+    yield_now().await;
+    form.chunk().now_or_never()
 }
 
 /// Waits for the client, but not for long.

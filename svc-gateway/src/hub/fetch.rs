@@ -124,7 +124,7 @@ impl Fetch<'_> {
         self.got.digest.update(&chunk);
         self.got.bytes = bytes;
         if let Ok(intake) = &mut self.got.intake {
-            match intake.push(chunk).await {
+            match intake.push(&chunk).await {
                 Ok(()) => {}
                 // What is gone on with has to be of the same content: the rest decides whose fault it is.
                 Err(error @ Error::Content(_)) => self.got.intake = Err(error),

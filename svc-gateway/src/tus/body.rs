@@ -11,7 +11,7 @@ use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _};
 use tokio::{
     fs,
     io::{AsyncSeekExt as _, AsyncWriteExt as _},
-    task::spawn_blocking,
+    task::{spawn_blocking, yield_now},
     time::{Instant, timeout},
 };
 use tokio_util::io::ReaderStream;
@@ -101,7 +101,7 @@ pub(super) async fn feed(
     let mut left = room;
     loop {
         // What came is not left lying while there is nothing more.
-        let (piece, waited) = match pieces.next().now_or_never() {
+        let (piece, waited) = match soon(&mut pieces).await {
             Some(piece) => (piece.transpose()?, Duration::ZERO),
             None => {
                 if !intake.hand_over().await {
@@ -115,11 +115,20 @@ pub(super) async fn feed(
         pace.moved(piece.len(), waited)?;
         left = left.checked_sub(piece.len() as u64).ok_or(Error::TooLarge { limit: length })?;
         metrics::upload_bytes(piece.len() as u64);
-        if !intake.feed(piece).await {
+        if !intake.feed(&piece).await {
             break;
         }
     }
     Ok(())
+}
+
+/// The next piece, if the connection has it. Its task may have to run for that: it has its turn once.
+async fn soon(pieces: &mut Pieces) -> Option<Option<Result<Bytes, Error>>> {
+    if let Some(piece) = pieces.next().now_or_never() {
+        return Some(piece);
+    }
+    yield_now().await;
+    pieces.next().now_or_never()
 }
 
 /// Waits for the client, but not for long.

@@ -114,7 +114,9 @@ async fn a_submission_and_downloads_answer_what_the_document_says() {
 #[tokio::test]
 async fn an_upload_that_is_gone_on_with_answers_what_the_document_says() {
     let miner = Miner::new(1, "miner0_g0.pt");
-    let world = World::new(&[&miner]).await;
+    // It asks with signed requests until it is told.
+    let config = Config { burst_per_hotkey: 10_000, ..Config::default() };
+    let world = World::with(&[&miner], config).await;
     let content = std::fs::read(&miner.file).unwrap();
     let request = |method: &str, url: &str| {
         let method = Method::from_bytes(method.as_bytes()).unwrap();

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, mem};
 
+use bytes::Bytes;
+
 use super::{
     Rules,
     data::{OrderedHash, Region},
@@ -77,16 +79,26 @@ impl Archive {
         }
     }
 
-    pub(super) fn feed(&mut self, mut bytes: &[u8], rules: &Rules) -> Result<(), Refusal> {
+    pub(super) fn feed(
+        &mut self,
+        mut bytes: &[u8],
+        of: Option<&Bytes>,
+        rules: &Rules,
+    ) -> Result<(), Refusal> {
         while let Some(event) = self.walk.next(&mut bytes)? {
             match event {
                 Event::Entry => self.content = self.begin(rules)?,
-                Event::Data(data) => self.data(data, rules)?,
+                Event::Data(data) => self.data(data, of, rules)?,
                 Event::End => self.end(rules)?,
                 Event::Directory => self.directory()?,
             }
         }
         Ok(())
+    }
+
+    /// As [`OrderedHash::let_go`].
+    pub(super) fn let_go(&mut self) {
+        self.hash.let_go();
     }
 
     fn begin(&mut self, rules: &Rules) -> Result<Content, Refusal> {
@@ -123,7 +135,7 @@ impl Archive {
         Ok(region.map_or(Content::Ignored, Content::Storage))
     }
 
-    fn data(&mut self, data: &[u8], rules: &Rules) -> Result<(), Refusal> {
+    fn data(&mut self, data: &[u8], of: Option<&Bytes>, rules: &Rules) -> Result<(), Refusal> {
         match &mut self.content {
             Content::Ignored => Ok(()),
             Content::Pickle(pickle) => {
@@ -131,7 +143,7 @@ impl Archive {
                 pickle.extend_from_slice(data);
                 Ok(())
             }
-            Content::Storage(region) => region.feed(data, &mut self.hash),
+            Content::Storage(region) => region.feed(data, of, &mut self.hash),
         }
     }
 

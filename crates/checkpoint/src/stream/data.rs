@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use domain::ModelHash;
 
 use super::lane::Lane;
@@ -66,8 +67,14 @@ impl Region {
         self.segments.is_empty()
     }
 
-    /// The next bytes. `non_finite` as soon as such a value is complete.
-    pub(super) fn feed(&mut self, mut bytes: &[u8], hash: &mut OrderedHash) -> Result<(), Refusal> {
+    /// The next bytes, and what they are a part of if that may be kept. `non_finite` as soon as such a value is
+    /// complete.
+    pub(super) fn feed(
+        &mut self,
+        mut bytes: &[u8],
+        of: Option<&Bytes>,
+        hash: &mut OrderedHash,
+    ) -> Result<(), Refusal> {
         while let Some(segment) = self.segments.last() {
             let skipped = segment.start.saturating_sub(self.at).min(bytes.len());
             let (_, data) = bytes.split_at(skipped);
@@ -80,7 +87,7 @@ impl Region {
             if self.at == segment.start {
                 hash.begin(&segment.name);
             }
-            hash.data(data);
+            hash.data(data, of);
             scan(segment, self.at, data, &mut self.carry, &mut self.carried)?;
             self.at += data.len();
             bytes = rest;
@@ -164,7 +171,7 @@ impl OrderedHash {
     /// The data of this tensor come next. Those before it by name have passed, or have no data.
     fn begin(&mut self, name: &str) {
         while let (Some((next, empty)), Some(lane)) = (self.names.pop(), &mut self.lane) {
-            lane.update(next.as_bytes());
+            lane.update(next.as_bytes(), None);
             if next == name {
                 return;
             }
@@ -175,9 +182,16 @@ impl OrderedHash {
         self.give_up();
     }
 
-    fn data(&mut self, bytes: &[u8]) {
+    fn data(&mut self, bytes: &[u8], of: Option<&Bytes>) {
         if let Some(lane) = &mut self.lane {
-            lane.update(bytes);
+            lane.update(bytes, of);
+        }
+    }
+
+    /// Nothing more of what is shared comes for now.
+    pub(super) fn let_go(&mut self) {
+        if let Some(lane) = &mut self.lane {
+            lane.share_now();
         }
     }
 
@@ -188,7 +202,7 @@ impl OrderedHash {
             if !empty {
                 return None;
             }
-            lane.update(name.as_bytes());
+            lane.update(name.as_bytes(), None);
         }
         Some(lane.finish()?.finish())
     }

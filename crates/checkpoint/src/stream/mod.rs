@@ -4,15 +4,18 @@
 mod archive;
 mod data;
 mod lane;
+mod rules;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
+use bytes::Bytes;
 use domain::ModelHash;
 use sha2::{Digest as _, Sha256};
 
 use self::{
     archive::Archive,
     data::{OrderedHash, Region},
+    rules::Rules,
 };
 use crate::{
     checkpoint::{Checkpoint, Format, Limits, check_size},
@@ -22,7 +25,7 @@ use crate::{
     refusal::{Flaw, Refusal},
     source::TensorSource as _,
     tensor::TensorSpec,
-    verify::{Verified, check_hash, check_structure, verify},
+    verify::{Verified, check_hash, verify},
 };
 
 /// Bytes that are hashed, parsed and scanned in one go, while they are in the cache.
@@ -54,15 +57,6 @@ pub struct Stream {
     bytes: u64,
     phase: Phase,
     refused: Option<Refusal>,
-}
-
-/// What a submission is held against.
-#[derive(Debug)]
-struct Rules {
-    layout: Arc<SliceLayout>,
-    limits: Limits,
-    expected: Option<ModelHash>,
-    announced: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -197,19 +191,33 @@ impl Stream {
 
     /// The next bytes, as many as there are. Refused as early as they allow.
     pub fn push(&mut self, piece: &[u8]) -> Result<(), Refusal> {
+        self.take_all(piece, None)
+    }
+
+    /// The same, of bytes that the hash beside may keep until it has been there: they are not copied for it.
+    pub fn push_shared(&mut self, piece: &Bytes) -> Result<(), Refusal> {
+        self.take_all(piece, Some(piece))
+    }
+
+    fn take_all(&mut self, piece: &[u8], of: Option<&Bytes>) -> Result<(), Refusal> {
         if let Some(refusal) = &self.refused {
             return Err(refusal.clone());
         }
-        let taken = piece.chunks(CHUNK).try_for_each(|chunk| self.take(chunk));
+        let taken = piece.chunks(CHUNK).try_for_each(|chunk| self.take(chunk, of));
         if let Err(refusal) = &taken {
             self.refused = Some(refusal.clone());
             // What was kept of it is of no use: its memory and its thread go now.
             self.phase = Phase::Start(Vec::new());
         }
+        match &mut self.phase {
+            Phase::Start(_) => {}
+            Phase::Safetensors(file) => file.hash.let_go(),
+            Phase::Pt(archive) => archive.let_go(),
+        }
         taken
     }
 
-    fn take(&mut self, chunk: &[u8]) -> Result<(), Refusal> {
+    fn take(&mut self, chunk: &[u8], of: Option<&Bytes>) -> Result<(), Refusal> {
         self.bytes = self.bytes.saturating_add(chunk.len() as u64);
         self.rules.check_length(self.bytes)?;
         self.sha256.update(chunk);
@@ -218,25 +226,25 @@ impl Stream {
                 let mut chunk = chunk;
                 if let Some(next) = begin(start, &mut chunk, &self.rules)? {
                     self.phase = next;
-                    self.parse(chunk)?;
+                    self.parse(chunk, of)?;
                 }
                 Ok(())
             }
-            Phase::Safetensors(_) | Phase::Pt(_) => self.parse(chunk),
+            Phase::Safetensors(_) | Phase::Pt(_) => self.parse(chunk, of),
         }
     }
 
-    fn parse(&mut self, chunk: &[u8]) -> Result<(), Refusal> {
+    fn parse(&mut self, chunk: &[u8], of: Option<&Bytes>) -> Result<(), Refusal> {
         match &mut self.phase {
             Phase::Start(_) => Ok(()),
             Phase::Safetensors(file) => {
-                file.region.feed(chunk, &mut file.hash)?;
+                file.region.feed(chunk, of, &mut file.hash)?;
                 match self.bytes.checked_sub(file.end) {
                     Some(0) | None => Ok(()),
                     Some(more) => Err(safetensors::trailing(more as usize)),
                 }
             }
-            Phase::Pt(archive) => archive.feed(chunk, &self.rules),
+            Phase::Pt(archive) => archive.feed(chunk, of, &self.rules),
         }
     }
 
@@ -290,7 +298,7 @@ fn begin(start: &mut Vec<u8>, chunk: &mut &[u8], rules: &Rules) -> Result<Option
     }
     if read::format(start)? == Format::Pt {
         let mut archive = Archive::new(rules);
-        archive.feed(start, rules)?;
+        archive.feed(start, None, rules)?;
         return Ok(Some(Phase::Pt(Box::new(archive))));
     }
     let Some((length, _)) = start.split_first_chunk() else { return Ok(None) };
@@ -345,46 +353,6 @@ fn short(start: &[u8]) -> Refusal {
         Err(refusal) => refusal,
         Ok(Format::Pt) => Flaw::Truncated.with("a zip archive without its directory"),
         Ok(Format::Safetensors) => safetensors::truncated(start.len()),
-    }
-}
-
-impl Rules {
-    /// Bytes that the file may have.
-    fn room(&self) -> u64 {
-        self.announced.unwrap_or(self.limits.max_file_bytes)
-    }
-
-    fn check_structure(&self, specs: &BTreeMap<String, TensorSpec>) -> Result<(), Refusal> {
-        check_structure(specs, &self.layout)
-    }
-
-    /// Refuses a file that tells of more bytes than it may have.
-    fn check_room(&self, needed: u64) -> Result<(), Refusal> {
-        if needed <= self.room() {
-            return Ok(());
-        }
-        let detail = format!("{needed} bytes are needed, of {}", self.room());
-        Err(if self.announced.is_some() { Flaw::Truncated } else { Flaw::FileTooLarge }
-            .with(detail))
-    }
-
-    fn check_length(&self, bytes: u64) -> Result<(), Refusal> {
-        match self.announced {
-            Some(announced) if bytes > announced => {
-                Err(Flaw::WrongLength.with(format!("more than the {announced} bytes announced")))
-            }
-            Some(_) => Ok(()),
-            None => check_size(bytes, self.limits),
-        }
-    }
-
-    fn check_end(&self, bytes: u64) -> Result<(), Refusal> {
-        match self.announced {
-            Some(announced) if bytes != announced => {
-                Err(Flaw::WrongLength.with(format!("{bytes} bytes of {announced} announced")))
-            }
-            _ => Ok(()),
-        }
     }
 }
 

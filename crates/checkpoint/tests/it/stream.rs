@@ -2,9 +2,10 @@
 
 use std::{fs, sync::Arc};
 
+use bytes::Bytes;
 use checkpoint::{
-    Checkpoint, Limits, Outcome, RereadReason, SliceLayout, Stream, Streamed, TensorSource as _,
-    model_hash, verify,
+    Checkpoint, Dtype, Limits, MemoryTensors, Outcome, RereadReason, SliceLayout, Stream, Streamed,
+    TensorSource as _, TensorSpec, model_hash, verify, write_pt, write_safetensors,
 };
 use domain::ModelHash;
 use proptest::prelude::*;
@@ -94,6 +95,45 @@ fn a_stream_goes_to_another_thread_between_two_pieces() {
         stream = pushed.join().unwrap().unwrap();
     }
     assert!(matches!(stream.finish().unwrap().outcome, Outcome::Verified(_)));
+}
+
+#[test]
+fn what_is_shared_with_the_hash_is_judged_as_what_is_copied() {
+    let mut tensors = MemoryTensors::default();
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    // Large ones, small ones in between, and none that ends with a piece.
+    for (nth, elements) in [90_001, 3, 250_000, 5_000, 77_777].into_iter().enumerate() {
+        let spec = TensorSpec { dtype: Dtype::F32, shape: vec![elements] };
+        let values = (0..elements).flat_map(|_| rng.random::<f32>().to_le_bytes()).collect();
+        tensors.insert(&format!("t{nth}"), spec, values).unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model");
+    for write in [write_safetensors, write_pt] {
+        write(&path, &tensors).unwrap();
+        let bytes = Bytes::from(fs::read(&path).unwrap());
+        let layout = own_layout(&bytes);
+        let copied = stream(&bytes, &layout, 100_000);
+        for step in [1 << 20, 256 << 10, 50_001] {
+            let mut stream = Stream::new(layout.clone(), Limits::default(), None, None).unwrap();
+            for start in (0..bytes.len()).step_by(step) {
+                let piece = bytes.slice(start..bytes.len().min(start + step));
+                stream.push_shared(&piece).unwrap();
+            }
+            let shared = stream.finish().unwrap();
+            assert_eq!(shared.sha256, copied.sha256);
+            let spool = Checkpoint::from_bytes(bytes.to_vec(), Limits::default()).unwrap();
+            let verified = match shared.outcome {
+                Outcome::Verified(verified) => verified,
+                // The directory is all that is left: the hash is known.
+                Outcome::NeedsReread(reread) => {
+                    assert_eq!(reread.reason(), RereadReason::Directory);
+                    reread.verify(&spool).unwrap()
+                }
+            };
+            assert_eq!(verified.model_hash, model_hash(&spool).unwrap(), "{step}");
+        }
+    }
 }
 
 #[test]

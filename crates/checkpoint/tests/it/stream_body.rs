@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use checkpoint::{
     Checkpoint, Outcome, Refusal, SliceLayout, Stream, TensorSource as _, Verified, verify,
 };
@@ -16,12 +17,15 @@ pub(crate) fn streamed(
 ) -> Result<Verified, Refusal> {
     let mut stream = Stream::new(Arc::clone(layout), LIMITS, None, None)?;
     let mut rest = bytes;
-    for step in steps.iter().cycle() {
+    for (nth, step) in steps.iter().cycle().enumerate() {
         if rest.is_empty() {
             break;
         }
         let (piece, later) = rest.split_at((*step).clamp(1, rest.len()));
-        stream.push(piece)?;
+        match nth % 2 {
+            0 => stream.push(piece)?,
+            _ => stream.push_shared(&Bytes::copy_from_slice(piece))?,
+        }
         rest = later;
     }
     let streamed = stream.finish()?;

@@ -8,48 +8,41 @@
 //!
 //! The gateway is a process of its own with its usual settings. The client is a thread here that has the kernel send
 //! the file (`sendfile`). `model hash` is BLAKE2b and `sha256` SHA-256, each by one thread of this process over bytes in
-//! its memory, one after the other while nothing else runs; `both` is the two by two threads side by side, which is
-//! the least that an upload takes. Ratios are those of the best runs.
+//! its memory while nothing else runs. A submission needs both: `in turn` is one thread that does one after the other,
+//! `side by side` two threads that do one each, which is the least that an upload takes. Rates and ratios are those of
+//! the best runs.
 //!
 //! Where other programs take turns on the processors, elapsed time tells of them. So the second line has processor
-//! time per GiB: of the two hashes alone, of the whole gateway, of its busiest thread, and of those that have ended
-//! (the model hash). `ratio` there is that of the model hash alone over the busiest of them: what an upload reaches
-//! when each thread has a processor.
+//! time per GiB: of the two hashes alone, of the client, of the whole gateway, of its busiest thread, and of those that
+//! have ended (the model hash). `ratio` there is that of the model hash alone over the busiest of them: what an upload
+//! reaches when each thread has a processor.
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark is for reading")]
 
+mod client;
 #[expect(dead_code, unused_imports, reason = "the tests use the rest")]
-#[path = "../tests/it/common/mod.rs"]
+#[path = "../../tests/it/common/mod.rs"]
 mod common;
+mod hashes;
+mod submission;
 
-use std::{
-    collections::BTreeMap,
-    fs::{self, File},
-    io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpStream},
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs, net::SocketAddr, time::Duration};
 
-use anyhow::{Context as _, ensure};
-use checkpoint::{
-    Checkpoint, Dtype, Limits, Manifest, MemoryTensors, SliceId, TensorSource as _, TensorSpec,
-    model_hash, write_safetensors,
-};
+use anyhow::Context as _;
+use checkpoint::{Checkpoint, Dtype, Limits, Manifest, SliceId, model_hash};
+use client::{connect_from, send};
 use common::{Miner, NOW, World, hotkey_of, keypair};
 use domain::{GlobalVersion, ModelHash};
+use hashes::{Hashes, on_processor};
 use proto::common::v1::ModelRef;
-use sha2::{Digest as _, Sha256};
+use submission::{Submission, write};
 use testkit::{Process, Running, unused_addr};
 use tokio::{
-    net::TcpSocket,
     task::spawn_blocking,
     time::{Instant, sleep},
 };
 
 const WITHIN: Duration = Duration::from_secs(60);
-const GIB: f64 = (1u64 << 30) as f64;
 const AT_ONCE: u8 = 16;
 const SLOW: u16 = 1000;
 
@@ -70,20 +63,6 @@ async fn main() -> anyhow::Result<()> {
         fs::remove_file(&file.path)?;
     }
     bench.process.terminate()
-}
-
-/// A submission.
-struct Submission {
-    name: String,
-    path: PathBuf,
-    bytes: u64,
-    hash: ModelHash,
-}
-
-impl Submission {
-    fn gib(&self) -> f64 {
-        self.bytes as f64 / GIB
-    }
 }
 
 struct Bench {
@@ -176,8 +155,8 @@ impl Bench {
         tokio::time::timeout(WITHIN, known).await.with_context(|| text.to_owned())
     }
 
-    /// Uploads of these miners at once: seconds.
-    async fn upload(&self, miners: &[Miner]) -> anyhow::Result<f64> {
+    /// Uploads of these miners at once.
+    async fn upload(&self, miners: &[Miner]) -> anyhow::Result<Took> {
         let block = self.round + NOW - common::ROUND;
         let begin = Instant::now();
         let uploads: Vec<_> = miners
@@ -189,21 +168,22 @@ impl Bench {
                 spawn_blocking(move || send(addr, &form, &boundary, &path))
             })
             .collect();
+        let mut client = 0.0;
         for upload in uploads {
-            upload.await??;
+            client += upload.await??;
         }
-        Ok(begin.elapsed().as_secs_f64())
+        Ok(Took { elapsed: begin.elapsed().as_secs_f64(), client })
     }
 
     /// One upload, beside the hashes.
     async fn alone(&mut self, file: &Submission) -> anyhow::Result<()> {
         let (mut hashes, mut best) = (Hashes::slowest(), f64::MAX);
-        let mut used = Used { all: f64::MAX, busiest: f64::MAX, ended: f64::MAX };
+        let mut used = Used { all: f64::MAX, busiest: f64::MAX, ended: f64::MAX, client: f64::MAX };
         for run in 0..self.runs {
             hashes.measure(file).await?;
             let miners = self.miners(file, 1).await?;
             let (before, threads) = (self.processor()?, self.threads()?);
-            let taken = self.upload(&miners).await?;
+            let Took { elapsed: taken, client } = self.upload(&miners).await?;
             let all = self.processor()? - before;
             println!(
                 "  {} run {run}: upload {:.2} GiB/s, the gateway's processor time {:.2} s/GiB",
@@ -217,29 +197,33 @@ impl Bench {
                 all,
                 busiest: living.iter().copied().fold(0.0, f64::max),
                 ended: (all - living.iter().sum::<f64>()).max(0.0),
+                client,
             });
             best = best.min(taken);
         }
         let rate = |seconds: f64| file.gib() / seconds;
         println!(
-            "{} {:.2} GiB: upload {:.2}, model hash {:.2}, sha256 {:.2}, both {:.2}, disk {:.2} GiB/s | ratio to model \
-             hash {:.2}, to both {:.2}",
+            "{} {:.2} GiB: upload {:.2}, model hash {:.2}, sha256 {:.2}, both in turn {:.2}, side by side {:.2}, disk \
+             {:.2} GiB/s | ratio to model hash {:.2}, to both in turn {:.2}, side by side {:.2}",
             file.name,
             file.gib(),
             rate(best),
             rate(hashes.model),
             rate(hashes.sha256),
-            rate(hashes.both),
+            rate(hashes.in_turn),
+            rate(hashes.side_by_side),
             rate(hashes.disk),
             hashes.model / best,
-            hashes.both / best,
+            hashes.in_turn / best,
+            hashes.side_by_side / best,
         );
         println!(
-            "{} processor time: model hash {:.2}, sha256 {:.2} | gateway {:.2}, busiest thread {:.2}, ended {:.2} s/GiB | \
-             ratio {:.2}",
+            "{} processor time: model hash {:.2}, sha256 {:.2} | client {:.2}, gateway {:.2}, busiest thread {:.2}, \
+             ended {:.2} s/GiB | ratio {:.2}",
             file.name,
             hashes.processor.0 / file.gib(),
             hashes.processor.1 / file.gib(),
+            used.client / file.gib(),
             used.all / file.gib(),
             used.busiest / file.gib(),
             used.ended / file.gib(),
@@ -252,7 +236,7 @@ impl Bench {
     async fn at_once(&mut self, file: &Submission) -> anyhow::Result<()> {
         let miners = self.miners(file, AT_ONCE).await?;
         let quiet = self.memory("VmRSS")?;
-        let taken = self.upload(&miners).await?;
+        let taken = self.upload(&miners).await?.elapsed;
         println!(
             "{} {AT_ONCE} uploads at once: {:.2} GiB/s together, resident {quiet} MiB before, at most {} MiB",
             file.name,
@@ -270,7 +254,7 @@ impl Bench {
         let mut open = 0;
         for _ in 0..self.runs {
             let miners = self.miners(file, 1).await?;
-            quiet = quiet.min(self.upload(&miners).await?);
+            quiet = quiet.min(self.upload(&miners).await?.elapsed);
             let miners = self.miners(file, 1).await?;
             let mut slow = Vec::new();
             for number in 0..SLOW {
@@ -292,7 +276,7 @@ impl Bench {
                 }
             };
             let taken = tokio::select! {
-                taken = self.upload(&miners) => taken?,
+                taken = self.upload(&miners) => taken?.elapsed,
                 () = drip => unreachable!("it never ends"),
             };
             crowded = crowded.min(taken);
@@ -339,134 +323,25 @@ impl Bench {
     }
 }
 
-/// Processor time of the gateway, in seconds.
+/// Processor time of an upload, in seconds.
 #[derive(Clone, Copy)]
 struct Used {
     all: f64,
     busiest: f64,
     ended: f64,
+    /// Of the client's thread.
+    client: f64,
+}
+
+/// What uploads took, in seconds.
+struct Took {
+    elapsed: f64,
+    /// Processor time of all clients.
+    client: f64,
 }
 
 impl Used {
     fn least(self, other: Self) -> Self {
         if other.all < self.all { other } else { self }
     }
-}
-
-/// Seconds of what an upload cannot do without.
-struct Hashes {
-    /// Processor time of the model hash and of SHA-256.
-    processor: (f64, f64),
-    model: f64,
-    sha256: f64,
-    both: f64,
-    disk: f64,
-}
-
-impl Hashes {
-    fn slowest() -> Self {
-        Self {
-            processor: (f64::MAX, f64::MAX),
-            model: f64::MAX,
-            sha256: f64::MAX,
-            both: f64::MAX,
-            disk: f64::MAX,
-        }
-    }
-
-    async fn measure(&mut self, file: &Submission) -> anyhow::Result<()> {
-        let bytes = fs::read(&file.path)?;
-        let begin = Instant::now();
-        let copy = file.path.with_extension("copy");
-        let mut written = File::create(&copy)?;
-        written.write_all(&bytes)?;
-        written.sync_all()?;
-        self.disk = self.disk.min(begin.elapsed().as_secs_f64());
-        fs::remove_file(copy)?;
-
-        let held = Arc::new(Checkpoint::from_bytes(bytes.clone(), Limits::trusted())?);
-        let bytes = Arc::new(bytes);
-        let (begin, processor) = (Instant::now(), own_time());
-        ensure!(model_hash(&*held)? == file.hash);
-        self.model = self.model.min(begin.elapsed().as_secs_f64());
-        self.processor.0 = self.processor.0.min(own_time() - processor);
-        let (begin, processor) = (Instant::now(), own_time());
-        std::hint::black_box(Sha256::digest(&*bytes));
-        self.sha256 = self.sha256.min(begin.elapsed().as_secs_f64());
-        self.processor.1 = self.processor.1.min(own_time() - processor);
-        let begin = Instant::now();
-        let model = spawn_blocking(move || model_hash(&*held));
-        let sha256 = spawn_blocking(move || Sha256::digest(&*bytes));
-        ensure!(model.await?? == file.hash);
-        std::hint::black_box(sha256.await?);
-        self.both = self.both.min(begin.elapsed().as_secs_f64());
-        Ok(())
-    }
-}
-
-/// Processor time of this thread so far, in seconds.
-fn own_time() -> f64 {
-    on_processor(Path::new("/proc/thread-self/schedstat"))
-}
-
-fn on_processor(schedstat: &Path) -> f64 {
-    let text = fs::read_to_string(schedstat).unwrap_or_default();
-    text.split(' ').next().and_then(|time| time.parse::<f64>().ok()).unwrap_or_default() / 1e9
-}
-
-/// Sends a form whose file is empty with this file in its place, and reads the answer.
-fn send(addr: SocketAddr, form: &[u8], boundary: &str, path: &Path) -> anyhow::Result<()> {
-    let end = format!("\r\n--{boundary}--\r\n");
-    let before = form.len().checked_sub(end.len()).context("a form")?;
-    let (before, end) = form.split_at(before);
-    let file = File::open(path)?;
-    let length = file.metadata()?.len();
-    let mut stream = TcpStream::connect(addr)?;
-    let head = format!(
-        "POST /submit-checkpoint HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\
-         Content-Type: multipart/form-data; boundary={boundary}\r\nContent-Length: {}\r\n\r\n",
-        length + form.len() as u64
-    );
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(before)?;
-    let mut sent = 0;
-    while sent < length {
-        let some = rustix::fs::sendfile(&stream, &file, Some(&mut sent), 1 << 20)?;
-        ensure!(some > 0, "the file became shorter");
-    }
-    stream.write_all(end)?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    Ok(())
-}
-
-/// Connects from an address of one's own: all of 127.0.0.0/8 is this machine.
-async fn connect_from(number: u16, to: SocketAddr) -> anyhow::Result<tokio::net::TcpStream> {
-    let [high, low] = number.to_be_bytes();
-    let socket = TcpSocket::new_v4()?;
-    socket.bind((Ipv4Addr::new(127, 1, high, low.max(1)), 0).into())?;
-    Ok(socket.connect(to).await?)
-}
-
-/// A checkpoint of tensors of 16 MiB.
-fn write(path: &Path, dtype: Dtype, bytes: usize) -> BTreeMap<String, TensorSpec> {
-    let columns = 4096;
-    let rows = (16 << 20) / columns / dtype.size();
-    let mut tensors = MemoryTensors::default();
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    for layer in 0..bytes.div_ceil(16 << 20) {
-        let spec = TensorSpec { dtype, shape: vec![rows, columns] };
-        let mut data = vec![0; spec.bytes()];
-        for chunk in data.chunks_exact_mut(8) {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            // Exponents below the largest, so that every value is finite in every type.
-            chunk.copy_from_slice(&(state & 0xbfff_bfff_bfff_bfff).to_le_bytes());
-        }
-        tensors.insert(&format!("layers.{layer:04}.weight"), spec, data).unwrap();
-    }
-    write_safetensors(path, &tensors).unwrap();
-    tensors.specs().clone()
 }
