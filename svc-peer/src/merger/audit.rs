@@ -8,7 +8,7 @@ use merge::{Data, Digest, Event, Verdict};
 use tokio::{task::spawn_blocking, time::Instant};
 use tracing::{instrument, warn};
 
-use super::{Expected, Hands, transfer::all};
+use super::{Expected, Hands, hands::lock, transfer::all};
 
 /// From what a slice has to be reduced.
 #[derive(Debug, Clone)]
@@ -79,6 +79,21 @@ impl Hands {
         }
     }
 
+    /// Fetches a piece as one where most of its chunks are looked at anyway: a call for each would take
+    /// longer than there is time.
+    async fn fetch_small(&self, giver: &Hotkey, data: &Data, expected: &Expected) {
+        if self.is_me(giver) || expected.range.len() > usize::from(self.tools.audits) {
+            return;
+        }
+        let turn = Arc::clone(lock(&self.looking_at).entry(data.clone()).or_default());
+        let _turn = turn.lock().await;
+        if self.chunks_of(data).is_none()
+            && let Err(error) = self.fetch_into(data, giver, expected).await
+        {
+            self.note(giver, error.reason(), error.to_string());
+        }
+    }
+
     /// A contributor's chunk: from here, else from itself, else from whoever should have it.
     async fn part(
         self: Arc<Self>,
@@ -89,6 +104,7 @@ impl Hands {
         if let Some(bytes) = self.tools.shelf.evidence(&giver, chunk) {
             return Some((giver, bytes));
         }
+        self.fetch_small(&giver, &data, &expected).await;
         if let Some(chunks) = self.chunks_of(&data) {
             let read = spawn_blocking(move || chunks.checked(chunk)).await;
             if let Ok(Ok(bytes)) = read {

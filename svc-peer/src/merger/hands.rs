@@ -49,6 +49,8 @@ pub(crate) struct Tools {
     pub(crate) conduct: Arc<dyn Conduct>,
     pub(crate) answer_wait: Duration,
     pub(crate) deadline: Duration,
+    /// Chunks of a slice that are looked at: where a slice has no more, it is fetched as one.
+    pub(crate) audits: u16,
 }
 
 /// Carries out what a machine commands.
@@ -60,6 +62,8 @@ pub(crate) struct Hands {
     reduced: Mutex<BTreeMap<(u16, u16), Chunks>>,
     notes: Mutex<BTreeMap<Hotkey, Note>>,
     tally: Mutex<Tally>,
+    /// Pieces that are fetched for audits: one audit at a time does that, for all of the piece.
+    pub(super) looking_at: Mutex<BTreeMap<Data, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// A lock whose holder has panicked still guards whole values.
@@ -76,6 +80,7 @@ impl Hands {
             reduced: Mutex::default(),
             notes: Mutex::default(),
             tally: Mutex::default(),
+            looking_at: Mutex::default(),
         }
     }
 

@@ -77,7 +77,7 @@ impl Hands {
         self.tell(event).await;
     }
 
-    async fn fetch_into(
+    pub(super) async fn fetch_into(
         &self,
         data: &Data,
         from: &Hotkey,

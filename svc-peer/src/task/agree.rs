@@ -70,6 +70,7 @@ impl Task {
             conduct: Arc::clone(&self.conduct),
             answer_wait: self.config.answer_wait,
             deadline: self.plan.deadline,
+            audits: self.config.audits,
         };
         let (merger, handle, ended) =
             Merger::new(start, clock, Arc::clone(&keeper), kept, |asks| Hands::new(tools, asks));
