@@ -2,9 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the failure")]
 
+mod bad_network;
 mod chain;
 mod faults;
 mod merge;
 mod network;
 mod process;
+mod proxy;
 mod restart;
