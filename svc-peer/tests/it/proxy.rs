@@ -51,9 +51,9 @@ impl Quality {
         Self { latency: Duration::from_millis(50), rate: 12.5e6, loss: 0.0, life: 1..2 }
     }
 
-    /// As [`Self::far`], and half of the connections break sooner or later.
+    /// As [`Self::far`], and most of the connections break sooner or later.
     pub(crate) fn lossy() -> Self {
-        Self { loss: 0.5, life: 2_000..100_000, ..Self::far() }
+        Self { loss: 0.9, life: 1_000..60_000, ..Self::far() }
     }
 }
 
@@ -328,6 +328,15 @@ async fn what_goes_through_a_line_comes_out_as_it_was() {
     drop(near);
     assert_eq!(far.read(&mut came).await.unwrap(), 0, "the end comes through too");
     assert_eq!((network.broken(), network.carried()), (0, sent.len() as u64));
+}
+
+#[tokio::test]
+async fn bytes_wait_for_those_before_them() {
+    let now = Instant::now();
+    let (end, second) = (Mutex::new(now), Duration::from_secs(1));
+    assert_eq!(through(&end, now, 1000, 1e3), now + second);
+    assert_eq!(through(&end, now, 2000, 1e3), now + 3 * second);
+    assert_eq!(through(&end, now + 5 * second, 1000, 1e3), now + 6 * second, "nothing is saved up");
 }
 
 #[tokio::test]
