@@ -225,12 +225,11 @@ async fn measure(model: &Model, codec: Codec, size: u8, audits: u16) -> anyhow::
 async fn result(all: &[Member]) -> anyhow::Result<Instant> {
     for member in all {
         let mut merges = member.merges();
-        loop {
-            let status = merges.get_merge(GetMergeRequest { round_id: ROUND }).await?.into_inner();
-            match status.state() {
-                MergeState::Writing | MergeState::Ended => break,
-                _ => sleep(Duration::from_millis(5)).await,
-            }
+        let mut state = MergeState::Unspecified;
+        while !matches!(state, MergeState::Writing | MergeState::Ended) {
+            sleep(Duration::from_millis(5)).await;
+            let status = merges.get_merge(GetMergeRequest { round_id: ROUND }).await?;
+            state = status.into_inner().state();
         }
     }
     Ok(Instant::now())
