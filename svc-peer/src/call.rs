@@ -14,7 +14,7 @@ use proto::{
     InvalidField,
     peer::v2::{Chunk, SignedMessage, peer_service_client::PeerServiceClient},
 };
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use crate::{
     error::{Refused, reason_of},
@@ -75,8 +75,29 @@ impl CallError {
         }
     }
 
+    /// Whether asking again cannot help.
+    pub(crate) fn lasts(&self) -> bool {
+        match self {
+            Self::Untrusted(_) | Self::Garbage(_) => true,
+            Self::Answer(status) => matches!(
+                status.code(),
+                Code::PermissionDenied
+                    | Code::FailedPrecondition
+                    | Code::InvalidArgument
+                    | Code::Unauthenticated
+                    | Code::Unimplemented
+            ),
+            Self::NoLine(_)
+            | Self::Silent
+            | Self::CutShort
+            | Self::OtherCertificate
+            | Self::Own(_)
+            | Self::Unreadable(_) => false,
+        }
+    }
+
     /// Whether the other end was not there, or not for long: it may be elsewhere by now.
-    fn unreached(&self) -> bool {
+    pub(crate) fn unreached(&self) -> bool {
         match self {
             Self::Answer(status) => reason_of(status) == "other",
             Self::Silent | Self::CutShort | Self::OtherCertificate => true,

@@ -102,6 +102,26 @@ pub struct Config {
 
     #[config(nested)]
     pub optimizer: Optimizer,
+
+    #[config(nested)]
+    pub resync: Resync,
+}
+
+/// Bringing models from other validators, and giving them what is here.
+#[derive(Debug, Clone, confique::Config)]
+pub struct Resync {
+    /// Streams of chunks at once from each validator that has the model.
+    #[config(default = 2, validate((1..=16).contains(streams_per_holder), "must be 1 to 16"))]
+    pub streams_per_holder: usize,
+
+    /// Streams of chunks at once to each validator that asks for a model.
+    #[config(default = 4, validate((1..=64).contains(max_streams), "must be 1 to 64"))]
+    pub max_streams: usize,
+
+    /// Largest model that is brought, in bytes of its files: the whole model and the optimizer's state. On
+    /// the disk it takes about six times as much while it is put together.
+    #[config(default = 274_877_906_944u64)]
+    pub max_model_bytes: u64,
 }
 
 /// The outer optimizer: SGD over the reduced pseudo-gradient. All validators must have the same, or

@@ -45,6 +45,8 @@ pub enum Refused {
     NotStarted,
     #[error("a newer round, {newer}, has started here")]
     OldRound { newer: u64 },
+    #[error("not ready yet: {what}")]
+    NotReady { what: &'static str },
     #[error("the sender is no member of the merge")]
     NotAMember,
     #[error("the merge is over here")]
@@ -59,7 +61,11 @@ pub enum Refused {
     Store(#[from] store::StoreError),
     #[error("round {round} was never started here")]
     UnknownRound { round: u64 },
-    #[error("the report of the round cannot be read: {detail}")]
+    #[error("the model was never asked for here: {model}")]
+    UnknownResync { model: domain::ModelHash },
+    #[error("this model, or this file of it, is not here")]
+    NoModel,
+    #[error("what is kept here cannot be read: {detail}")]
     Unreadable { detail: String },
     #[error("the service is stopping")]
     Stopping,
@@ -87,12 +93,15 @@ impl Refused {
             Self::Stalled => "stalled",
             Self::NotStarted => "not_started",
             Self::OldRound { .. } => "old_round",
+            Self::NotReady { .. } => "not_ready",
             Self::NotAMember => "not_a_member",
             Self::Over => "over",
             Self::OtherChain { .. } => "other_chain",
             Self::NotSigned { .. } => "not_signed",
             Self::Store(_) => "store_failed",
             Self::UnknownRound { .. } => "unknown_round",
+            Self::UnknownResync { .. } => "unknown_resync",
+            Self::NoModel => "no_model",
             Self::Unreadable { .. } => "unreadable",
             Self::Stopping => "stopping",
         }
@@ -115,11 +124,15 @@ impl Refused {
                 Code::FailedPrecondition
             }
             Self::NotStarted
+            | Self::NotReady { .. }
             | Self::NotSigned { .. }
             | Self::Store(_)
             | Self::Unreadable { .. }
             | Self::Stopping => Code::Unavailable,
-            Self::UnknownRound { .. } | Self::NotHere => Code::NotFound,
+            Self::UnknownRound { .. }
+            | Self::UnknownResync { .. }
+            | Self::NoModel
+            | Self::NotHere => Code::NotFound,
         }
     }
 }

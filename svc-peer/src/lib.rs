@@ -34,6 +34,7 @@ mod pushing;
 mod reduction;
 mod report;
 mod residuals;
+pub mod resync;
 mod round;
 mod rounds;
 mod shelf;
@@ -46,14 +47,15 @@ mod testing;
 mod transfer;
 mod wire;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 pub use conduct::{Conduct, Honest};
 pub use config::{Config, Optimizer, Reduction, Rule};
 use kit::{Common, Fingerprint, GrpcServer, Health, Shutdown};
 use proto::peer::{
-    v1::merge_service_server::MergeServiceServer, v2::peer_service_server::PeerServiceServer,
+    v1::{merge_service_server::MergeServiceServer, resync_service_server::ResyncServiceServer},
+    v2::{model_service_server::ModelServiceServer, peer_service_server::PeerServiceServer},
 };
 use store::{Artifacts, Store};
 use tonic::server::NamedService;
@@ -65,11 +67,20 @@ use crate::{
     merge_api::MergeHandler,
     nonces::Nonces,
     peer_api::PeerHandler,
+    resync::{
+        Resyncs,
+        api::{ModelHandler, ResyncHandler},
+        desk::ModelDesk,
+        holdings::Holdings,
+        line::Plumbing,
+        roster::Rosters,
+    },
     rounds::{Rounds, Tools},
     signer::Signer,
 };
 
 type Peers = PeerServiceServer<PeerHandler>;
+type Models = ModelServiceServer<ModelHandler>;
 
 /// Runs the service until `shutdown`.
 pub async fn run(config: Config, common: Common, shutdown: Shutdown) -> anyhow::Result<()> {
@@ -137,6 +148,15 @@ pub async fn serve(
         Store::open(&common.store_url, &common.namespace).context("open the state store")?;
     let signer = Signer::new(kit::auth::channel(&common.chain_url, &common)?);
     let nonces = Nonces::new(store.clone(), rand::random);
+    let plumbing = Plumbing {
+        config: Arc::clone(&config),
+        discovery: Discovery::new(config.discovery_timeout).context("make the HTTP client")?,
+        signer: signer.clone(),
+        nonces: nonces.clone(),
+    };
+    let folder = common.data_dir.join("peer");
+    let rosters = Arc::new(Rosters::open(&folder));
+    let (resyncs, models) = models(&plumbing, &artifacts, &rosters, &folder, &shutdown);
     let desk = Desk::new(signer.clone(), nonces.clone(), config.call_timeout, bound.certificate);
     let desk = Arc::new(desk);
     let rounds = Arc::new(Rounds::new(Tools {
@@ -145,19 +165,19 @@ pub async fn serve(
         store: store.clone(),
         signer: signer.clone(),
         nonces,
-        discovery: Discovery::new(config.discovery_timeout).context("make the HTTP client")?,
+        discovery: plumbing.discovery,
         desk: Arc::clone(&desk),
         conduct,
-        folder: common.data_dir.join("peer"),
+        folder,
         shutdown: shutdown.clone(),
     }));
 
-    let merges = MergeServiceServer::new(MergeHandler::new(rounds));
-    let own = bound.own.named("svc-peer").reflect(proto::DESCRIPTOR).add(merges);
+    let merges = MergeServiceServer::new(MergeHandler::new(rounds, rosters));
+    let own = bound.own.named("svc-peer").reflect(proto::DESCRIPTOR).add(merges).add(resyncs);
     match bound.peers {
         Some(server) => {
             let server = server.named("svc-peer").reflect(proto::DESCRIPTOR);
-            let server = peer_api::add(server, desk);
+            let server = peer_api::add(server, desk).add(models);
             watch_dependencies(signer, store, server.health(), &shutdown);
             let (own, peers) =
                 tokio::join!(kit::serve(own, shutdown.clone()), kit::serve(server, shutdown));
@@ -169,18 +189,52 @@ pub async fn serve(
                     "other validators share the address of this validator's own services: set peer_addr"
                 );
             }
-            let own = peer_api::add(own, desk);
+            let own = peer_api::add(own, desk).add(models);
             watch_dependencies(signer, store, own.health(), &shutdown);
             kit::serve(own, shutdown).await
         }
     }
 }
 
+/// What gives models to other validators, and brings them from there.
+fn models(
+    plumbing: &Plumbing,
+    artifacts: &Artifacts,
+    rosters: &Arc<Rosters>,
+    folder: &Path,
+    shutdown: &Shutdown,
+) -> (ResyncServiceServer<ResyncHandler>, Models) {
+    let holdings = Holdings::start(artifacts.clone(), folder.join("holdings"), shutdown);
+    let desk = ModelDesk::new(
+        Arc::clone(rosters),
+        holdings,
+        plumbing.signer.clone(),
+        plumbing.nonces.clone(),
+        Arc::clone(&plumbing.config),
+    );
+    let resyncs = Resyncs::new(resync::Tools {
+        plumbing: plumbing.clone(),
+        artifacts: artifacts.clone(),
+        rosters: Arc::clone(rosters),
+        folder: folder.join("resync"),
+        shutdown: shutdown.clone(),
+    });
+    let models = ModelServiceServer::new(ModelHandler::new(desk))
+        .max_decoding_message_size(message::MAX_MESSAGE)
+        .max_encoding_message_size(message::MAX_MESSAGE);
+    (ResyncServiceServer::new(ResyncHandler::new(Arc::new(resyncs))), models)
+}
+
 /// Ready for other validators while the chain service signs and the store keeps nonces. A merge may
 /// be started before: it retries until its deadline.
 fn watch_dependencies(signer: Signer, store: Store, health: Health, shutdown: &Shutdown) {
     const EVERY: Duration = Duration::from_secs(5);
-    health.set(<Peers as NamedService>::NAME, false);
+    let set = move |ready| {
+        for service in [<Peers as NamedService>::NAME, <Models as NamedService>::NAME] {
+            health.set(service, ready);
+        }
+    };
+    set(false);
     let stop = shutdown.clone();
     shutdown.spawn(async move {
         let mut was = None;
@@ -192,7 +246,7 @@ fn watch_dependencies(signer: Signer, store: Store, health: Health, shutdown: &S
             } else {
                 None
             };
-            health.set(<Peers as NamedService>::NAME, missing.is_none());
+            set(missing.is_none());
             if was != Some(missing.is_none()) {
                 match &missing {
                     None => info!("ready for other validators"),

@@ -18,6 +18,7 @@ use crate::{
     plan::{Contribution, Model, Plan, Validator},
     reduction::Influence,
     report::{LeftOut, Report},
+    resync::roster::{Rosters, Source},
     round::State,
     rounds::{Found, Rounds},
 };
@@ -26,12 +27,13 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct MergeHandler {
     rounds: Arc<Rounds>,
+    rosters: Arc<Rosters>,
 }
 
 impl MergeHandler {
-    /// Starts and finds these rounds.
-    pub(crate) fn new(rounds: Arc<Rounds>) -> Self {
-        Self { rounds }
+    /// Starts and finds these rounds; `rosters` are told whom they are with.
+    pub(crate) fn new(rounds: Arc<Rounds>, rosters: Arc<Rosters>) -> Self {
+        Self { rounds, rosters }
     }
 }
 
@@ -43,6 +45,8 @@ impl MergeService for MergeHandler {
         request: Request<wire::StartMergeRequest>,
     ) -> Result<Response<wire::MergeStatus>, Status> {
         let plan = plan(request.into_inner()).map_err(Refused::from)?;
+        let others = plan.validators.keys().cloned().collect();
+        self.rosters.learn(Source::Merge, plan.round, &plan.hotkey, others);
         Ok(Response::new(status(self.rounds.start(plan).await?)))
     }
 

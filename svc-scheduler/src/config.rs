@@ -30,7 +30,8 @@ pub struct Config {
     #[config(default = 0)]
     pub expert_group: u32,
 
-    /// Version of the model to begin with, when nothing was done before: `models/<version>/`.
+    /// Version of the model to begin with, when nothing was done before: `models/<version>/`. Where that
+    /// is not there, the stake majority's is fetched from the other validators.
     #[config(default = 0)]
     pub initial_version: u64,
 
@@ -136,7 +137,8 @@ pub struct PolicyConfig {
     #[config(default = false)]
     pub allow_solo_merge: bool,
 
-    /// Share of the Merge phase after which the other validators are not waited for any more.
+    /// Share of the Merge phase after which the other validators are not waited for any more: the same
+    /// for all who merge.
     #[config(default = 0.8)]
     pub merge_share: f64,
 }

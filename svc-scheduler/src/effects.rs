@@ -4,8 +4,8 @@
 use std::{sync::Arc, time::Duration};
 
 use domain::{
-    BlockNumber, Degradation, Effect, Event, MergeOutcome, MergePlan, MergeResult, ModelRef,
-    Payload, Policy, Reply, RoundId, Uid, WriteKind, WriteState, WriteStatus,
+    BlockNumber, Cause, Degradation, Effect, Event, LeftOut, Payload, Policy, Reply, RoundId, Uid,
+    WriteKind, WriteState, WriteStatus,
 };
 use kit::{Channel, Common};
 use proto::{
@@ -17,21 +17,24 @@ use proto::{
     },
     convert,
     peer::v1::{
-        self as peer, GetMergeRequest, MergeState, MergeStatus, StartMergeRequest,
-        merge_service_client::MergeServiceClient,
+        merge_service_client::MergeServiceClient, resync_service_client::ResyncServiceClient,
     },
 };
 use store::Artifacts;
 use tonic::{Code, Status};
 use tracing::{info, warn};
 
-use crate::{Config, Retention, engine::Engine, freeze, leader::pause, metrics, record, view};
+use crate::{
+    Config, Retention, engine::Engine, freeze, leader::pause, merge, metrics, record, resync,
+    reveals,
+};
 
 /// Everything outside the scheduler that effects reach.
 #[derive(Clone)]
 pub(crate) struct Outside {
     chain: ChainServiceClient<Channel>,
     merge: MergeServiceClient<Channel>,
+    resync: ResyncServiceClient<Channel>,
     artifacts: Artifacts,
     policy: Arc<Policy>,
     block_time: Duration,
@@ -48,6 +51,8 @@ pub(crate) enum Failure {
     Answer(#[from] InvalidField),
     #[error(transparent)]
     Artifacts(#[from] store::ArtifactError),
+    #[error("{}: {}", cause.reason, cause.detail)]
+    Resync { cause: Cause, blamed: Vec<LeftOut> },
     #[error("{0}")]
     Other(String),
 }
@@ -62,10 +67,13 @@ impl Outside {
         const MAX_ANSWER: usize = 64 << 20;
         let chain = ChainServiceClient::new(kit::auth::channel(&common.chain_url, common)?)
             .max_decoding_message_size(MAX_ANSWER);
-        let merge = MergeServiceClient::new(kit::channel(&common.peer_url, &common.tls)?);
+        let peer = kit::channel(&common.peer_url, &common.tls)?;
+        let merge = MergeServiceClient::new(peer.clone());
+        let resync = ResyncServiceClient::new(peer);
         Ok(Self {
             chain,
             merge,
+            resync,
             artifacts,
             policy,
             block_time: config.block_time,
@@ -76,6 +84,29 @@ impl Outside {
 
     pub(crate) fn chain(&self) -> ChainServiceClient<Channel> {
         self.chain.clone()
+    }
+
+    pub(crate) fn merge(&self) -> MergeServiceClient<Channel> {
+        self.merge.clone()
+    }
+
+    pub(crate) fn resync(&self) -> ResyncServiceClient<Channel> {
+        self.resync.clone()
+    }
+
+    /// How long `blocks` take, for waits: what is late is decided in blocks.
+    pub(crate) fn time_of(&self, blocks: u64) -> Duration {
+        self.block_time.saturating_mul(u32::try_from(blocks).unwrap_or(u32::MAX))
+    }
+
+    /// How long to wait before a service is asked again how far it is.
+    pub(crate) fn poll(&self, least: Duration) -> Duration {
+        (self.block_time / 4).max(least)
+    }
+
+    /// Share of Merge after which the other validators are not waited for any more.
+    pub(crate) fn merge_share(&self) -> f64 {
+        self.merge_share.clamp(0.05, 1.0)
     }
 
     pub(crate) fn policy(&self) -> &Policy {
@@ -174,17 +205,36 @@ pub(crate) async fn run(effect: Effect, engine: Engine, outside: Outside) {
     }
 }
 
-/// A round that waits for its inputs says why.
+/// Who waits for something says why.
 async fn held(effect: &Effect, failure: &Failure, engine: &Engine) {
-    let Effect::Freeze { round, .. } = effect else { return };
-    // Of a call that failed, what the other end says is enough.
-    let said = match failure {
-        Failure::Call(status) => status.message(),
-        Failure::Answer(_) | Failure::Artifacts(_) | Failure::Other(_) => "",
+    let event = match effect {
+        Effect::Freeze { round, .. } => Event::Held { round: *round, why: why(failure) },
+        Effect::Reveals { cycle, .. } => {
+            let cause = Cause { reason: "unreadable".to_owned(), detail: why(failure) };
+            Event::ResyncFailed { cycle: *cycle, cause, blamed: Vec::new() }
+        }
+        Effect::Resync(plan) => {
+            let (cause, blamed) = resync::cause(failure);
+            Event::ResyncFailed { cycle: plan.cycle, cause, blamed }
+        }
+        Effect::Merge(_) | Effect::SignHash { .. } | Effect::Write { .. } | Effect::Record(_) => {
+            return;
+        }
     };
-    let why = if said.is_empty() { failure.to_string() } else { said.to_owned() };
-    if let Err(error) = engine.apply(Event::Held { round: *round, why }).await {
-        info!(%error, "nobody waits for these inputs any more");
+    if let Err(error) = engine.apply(event).await {
+        info!(%error, "nobody waits for this any more");
+    }
+}
+
+/// Of a call that failed, what the other end says is enough.
+fn why(failure: &Failure) -> String {
+    match failure {
+        Failure::Call(status) if !status.message().is_empty() => status.message().to_owned(),
+        Failure::Call(_)
+        | Failure::Answer(_)
+        | Failure::Artifacts(_)
+        | Failure::Resync { .. }
+        | Failure::Other(_) => failure.to_string(),
     }
 }
 
@@ -195,6 +245,8 @@ fn name(effect: &Effect) -> &'static str {
         Effect::SignHash { .. } => "sign_hash",
         Effect::Write { .. } => "write",
         Effect::Record(_) => "record",
+        Effect::Reveals { .. } => "reveals",
+        Effect::Resync(_) => "resync",
     }
 }
 
@@ -205,7 +257,7 @@ async fn once(effect: &Effect, engine: &Engine, outside: &Outside) -> Result<(),
             done(engine, Event::Frozen { round: *round, branch: *branch, inputs }).await
         }
         Effect::Merge(plan) => {
-            let outcome = merge(plan, engine, outside).await?;
+            let outcome = merge::run(plan, engine, outside).await?;
             done(engine, Event::Merged { round: plan.round, outcome }).await
         }
         Effect::SignHash { round, model_hash } => {
@@ -216,6 +268,15 @@ async fn once(effect: &Effect, engine: &Engine, outside: &Outside) -> Result<(),
         }
         Effect::Write { round, kind, payload } => {
             write(*round, *kind, payload, engine, outside).await
+        }
+        Effect::Reveals { cycle, asked, .. } => {
+            let (cycle, asked) = (*cycle, *asked);
+            let reveals = Box::new(reveals::read(outside, cycle).await?);
+            done(engine, Event::Revealed { cycle, asked, reveals }).await
+        }
+        Effect::Resync(plan) => {
+            let here = resync::run(plan, engine, outside).await?;
+            done(engine, here).await
         }
         Effect::Record(unsigned) => {
             record::store(unsigned, outside).await?;
@@ -273,7 +334,7 @@ async fn write(
         if over {
             return Ok(());
         }
-        tokio::time::sleep((outside.block_time / 4).max(Duration::from_millis(20))).await;
+        tokio::time::sleep(outside.poll(Duration::from_millis(20))).await;
         intent =
             outside.chain().get_intent(GetIntentRequest { key: key.clone() }).await?.into_inner();
     }
@@ -315,85 +376,4 @@ fn write_status(intent: &Intent) -> WriteStatus {
     };
     let block = BlockNumber(intent.block);
     WriteStatus { state, extrinsic_hash, block, reason }
-}
-
-async fn merge(
-    plan: &MergePlan,
-    engine: &Engine,
-    outside: &Outside,
-) -> Result<MergeOutcome, Failure> {
-    let view = engine.view();
-    let (hotkey, traceparent, group) = {
-        let view = view.borrow();
-        let round = view.round.as_ref();
-        let traceparent = round.map(|round| round.traceparent.clone()).unwrap_or_default();
-        (view.hotkey.clone(), traceparent, view.expert_group)
-    };
-    let request = StartMergeRequest {
-        round_id: plan.round.0,
-        base: Some(view::model_ref(&plan.base)),
-        expert_group: group,
-        new_version: plan.new_version.0,
-        contributions: plan
-            .contributions
-            .iter()
-            .map(|(submission, weight)| peer::Contribution {
-                submission: Some(view::submission(submission)),
-                weight: *weight,
-            })
-            .collect(),
-        validators: plan
-            .validators
-            .iter()
-            .map(|(hotkey, axon)| peer::Validator {
-                hotkey: hotkey.to_string(),
-                axon: axon.clone(),
-                stake: 0,
-            })
-            .collect(),
-        hotkey,
-        deadline_ms: deadline_ms(plan, view.borrow().block, outside),
-        allow_solo: outside.policy.allow_solo_merge,
-        traceparent,
-        ..StartMergeRequest::default()
-    };
-    let mut status = outside.merge.clone().start_merge(request).await?.into_inner();
-    loop {
-        if status.state() == MergeState::Ended {
-            return merge_outcome(status);
-        }
-        tokio::time::sleep((outside.block_time / 4).max(Duration::from_millis(50))).await;
-        let request = GetMergeRequest { round_id: plan.round.0 };
-        status = outside.merge.clone().get_merge(request).await?.into_inner();
-    }
-}
-
-/// How long the other validators may be waited for, so that there is time left to write the model.
-fn deadline_ms(plan: &MergePlan, block: u64, outside: &Outside) -> u64 {
-    let blocks = plan.until.0.saturating_sub(block).max(1);
-    let left = outside.block_time.mul_f64(blocks as f64 * outside.merge_share.clamp(0.05, 1.0));
-    u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn merge_outcome(status: MergeStatus) -> Result<MergeOutcome, Failure> {
-    if status.outcome == "failed" {
-        return Ok(MergeOutcome::Failed { why: status.detail });
-    }
-    let model = convert::required("model", status.model)?;
-    let members = status.members.iter().map(|text| convert::parse("members", text));
-    let result = MergeResult {
-        members: members.collect::<Result<_, _>>()?,
-        digest: status.digest,
-        model: ModelRef {
-            global_version: domain::GlobalVersion(model.global_version),
-            model_hash: convert::parse("model_hash", &model.model_hash)?,
-            prefix: model.prefix,
-        },
-        detail: status.detail,
-    };
-    match status.outcome.as_str() {
-        "merged" => Ok(MergeOutcome::Merged(result)),
-        "solo" => Ok(MergeOutcome::Solo(result)),
-        other => Err(InvalidField::new("outcome", format!("`{other}`")).into()),
-    }
 }

@@ -4,7 +4,10 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
-use domain::{BlockHash, BlockNumber, Effect, Event, Policy, Rejection, Reply, State, apply};
+use domain::{
+    BlockHash, BlockNumber, Degradation, Effect, Event, Policy, Rejection, Reply, RoundId, State,
+    apply,
+};
 use kit::Shutdown;
 use proto::scheduler::v1::RoundView;
 use store::{Lease, Store};
@@ -181,6 +184,7 @@ impl Driver {
     /// Tells people and metrics what has changed.
     fn announce(&self, next: &State) {
         metrics::block(next.block.0);
+        self.announce_resync(next);
         let Some(round) = &next.round else { return };
         let old = self.state.round.as_ref().filter(|old| old.id == round.id);
         let seen = old.map_or(0, |old| old.degradations.len());
@@ -198,14 +202,25 @@ impl Driver {
                 info!(block = next.block.0, miners = round.miners.len(), "round moved on");
             });
         }
-        for degradation in round.degradations.iter().skip(seen) {
-            metrics::degraded(degradation);
-            warn!(
-                round = round.id.0,
-                kind = degradation.kind.as_str(),
-                detail = degradation.detail,
-                "degradation"
-            );
+        // What the last look has left behind was told when it was noticed.
+        let told = self.state.resync.as_ref().map(|old| &old.degradations[..]).unwrap_or_default();
+        for degradation in round.degradations.iter().skip(seen).filter(|d| !told.contains(d)) {
+            degraded(Some(round.id), degradation);
+        }
+    }
+
+    /// The same of the look at the other validators' model.
+    fn announce_resync(&self, next: &State) {
+        let Some(resync) = &next.resync else { return };
+        let old = self.state.resync.as_ref().filter(|old| old.asked == resync.asked);
+        if old.map(|old| &old.stage) != Some(&resync.stage) {
+            metrics::resync(&resync.stage);
+            let (cycle, stage) = (resync.cycle.0, resync.stage.as_str());
+            info!(block = next.block.0, cycle, stage, "the stake majority's model");
+        }
+        let told = self.state.resync.as_ref().map(|old| &old.degradations[..]).unwrap_or_default();
+        for degradation in resync.degradations.iter().filter(|d| !told.contains(d)) {
+            degraded(None, degradation);
         }
     }
 
@@ -253,12 +268,24 @@ impl Driver {
     fn traceparent(&self, effect: &Effect) -> Option<String> {
         match effect {
             Effect::Record(record) => Some(record.traceparent.clone()),
+            Effect::Reveals { traceparent, .. } => Some(traceparent.clone()),
+            Effect::Resync(plan) => Some(plan.traceparent.clone()),
             Effect::Freeze { .. }
             | Effect::Merge(_)
             | Effect::SignHash { .. }
             | Effect::Write { .. } => self.state.round.as_ref().map(|r| r.traceparent.clone()),
         }
     }
+}
+
+fn degraded(round: Option<RoundId>, degradation: &Degradation) {
+    metrics::degraded(degradation);
+    warn!(
+        round = round.map(|round| round.0),
+        kind = degradation.kind.as_str(),
+        detail = degradation.detail,
+        "degradation"
+    );
 }
 
 /// Hands every block of the chain to the engine, across reconnects.

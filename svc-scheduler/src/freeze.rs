@@ -25,7 +25,7 @@ pub(crate) async fn read(
     let last = |phase| schedule.phase_range(cycle, phase).1;
     let after = |phase| BlockNumber(last(phase).0 + 1);
 
-    let mut reader = Reader { outside, degradations: Vec::new() };
+    let mut reader = Reader::new(outside);
     let header = reader.header(block).await?;
     let block_hash = convert::block_hash("hash", &header.hash)?;
     let seed_block_hash = reader.header(last(Phase::MinerCommit2)).await?.hash;
@@ -57,18 +57,22 @@ pub(crate) async fn read(
 }
 
 /// The inputs would be of two branches.
-fn moved(block: BlockNumber) -> Failure {
+pub(crate) fn moved(block: BlockNumber) -> Failure {
     Failure::Other(format!("block {block} was taken back while the inputs were read"))
 }
 
 /// Reads what must be agreed on, and keeps what did not go the normal way meanwhile.
-struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     outside: &'a Outside,
-    degradations: Vec<Degradation>,
+    pub(crate) degradations: Vec<Degradation>,
 }
 
-impl Reader<'_> {
-    async fn header(&mut self, block: BlockNumber) -> Result<Block, Failure> {
+impl<'a> Reader<'a> {
+    pub(crate) fn new(outside: &'a Outside) -> Self {
+        Self { outside, degradations: Vec::new() }
+    }
+
+    pub(crate) async fn header(&mut self, block: BlockNumber) -> Result<Block, Failure> {
         let request = GetBlockRequest { number: Some(block.0), agreed: true };
         let answer = self.outside.chain().get_block(request).await?.into_inner();
         self.degradations.extend(answer.degradations.into_iter().map(convert::degradation));
@@ -77,7 +81,7 @@ impl Reader<'_> {
 
     /// Commitments as of `block`, and which block that was. A hotkey that cannot be parsed is the
     /// chain's own garbage: skipped.
-    async fn commitments(
+    pub(crate) async fn commitments(
         &mut self,
         block: BlockNumber,
     ) -> Result<(Vec<RawCommitment>, Option<Block>), Failure> {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use domain::{ExpertGroup, Hotkey, ModelHash, ModelRef, Policy, State};
+use domain::{Event, ExpertGroup, Hotkey, ModelHash, ModelRef, Policy, State};
 use kit::{Common, Health, Shutdown};
 use proto::chain::v1::GetIdentityRequest;
 use store::{Artifacts, Lease, Store};
@@ -124,7 +124,7 @@ impl Leader {
         info!(
             hotkey = %state.hotkey,
             block = %state.block,
-            base = %state.base.model_hash,
+            base = state.base.as_ref().map(|base| base.model_hash.to_hex()),
             fence = lease.fence(),
             "leading"
         );
@@ -137,9 +137,11 @@ impl Leader {
             self.outside.clone(),
         );
         self.engine.send_modify(|lead| *lead = Ok(engine.clone()));
-        turn.spawn(engine::follow_blocks(engine, self.outside.clone(), turn.clone()));
+        turn.spawn(engine::follow_blocks(engine.clone(), self.outside.clone(), turn.clone()));
         tokio::select! {
             result = driver.run(turn.clone()) => result,
+            // Never ends by itself.
+            () = self.find_first_model(&engine) => Ok(()),
             () = self.keep(lease) => anyhow::bail!("the lead was lost"),
         }
     }
@@ -194,21 +196,54 @@ impl Leader {
         Ok(State::new(hotkey, self.config.group(), base))
     }
 
-    /// The model to begin with, from its manifest.
-    async fn first_model(&self, group: ExpertGroup) -> anyhow::Result<ModelRef> {
-        let version = self.config.first_version();
-        let prefix = format!("models/{version}");
+    /// Waits for a first model beside the other validators' one, while there is none; never ends.
+    async fn find_first_model(&self, engine: &Engine) {
+        let views = engine.view();
+        let mut told = String::new();
+        while views.borrow().base.is_none() {
+            let found = match self.first_model(self.config.group()).await {
+                Ok(Some(model)) => {
+                    let event = Event::ModelFound { model };
+                    engine.apply(event).await.map(|_| ()).map_err(anyhow::Error::from)
+                }
+                Ok(None) => Err(anyhow::anyhow!(
+                    "there is no first model at `{}`: it comes from the other validators when the \
+                     cycle is over, or import one with `connito model import`",
+                    self.first_prefix()
+                )),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = found
+                && told != format!("{error:#}")
+            {
+                told = format!("{error:#}");
+                warn!(error = told, "no rounds without a model");
+            }
+            tokio::time::sleep(self.config.leader_ttl / 10).await;
+        }
+        std::future::pending::<()>().await;
+    }
+
+    fn first_prefix(&self) -> String {
+        format!("models/{}", self.config.first_version())
+    }
+
+    /// The model to begin with, from its manifest; `None` where there is none.
+    async fn first_model(&self, group: ExpertGroup) -> anyhow::Result<Option<ModelRef>> {
+        let (global_version, prefix) = (self.config.first_version(), self.first_prefix());
         let key = format!("{prefix}/manifest.json");
-        let bytes = self.artifacts.get_bytes(&key, MAX_MANIFEST).await.with_context(|| {
-            format!("there is no first model at `{key}`: import one with `connito model import`")
-        })?;
+        if !self.artifacts.exists(&key).await.with_context(|| format!("look for `{key}`"))? {
+            return Ok(None);
+        }
+        let bytes = self.artifacts.get_bytes(&key, MAX_MANIFEST).await;
+        let bytes = bytes.with_context(|| format!("read `{key}`"))?;
         let manifest: serde_json::Value =
             serde_json::from_slice(&bytes).with_context(|| format!("`{key}` is not a manifest"))?;
         let hash = manifest["slices"][group.to_string()]["model_hash"]
             .as_str()
             .with_context(|| format!("`{key}` has no slice of expert group {group}"))?;
         let model_hash: ModelHash = hash.parse().with_context(|| format!("`{key}`"))?;
-        Ok(ModelRef { global_version: version, model_hash, prefix })
+        Ok(Some(ModelRef { global_version, model_hash, prefix }))
     }
 }
 

@@ -13,8 +13,11 @@ mod error;
 mod freeze;
 mod grpc;
 mod leader;
+mod merge;
 mod metrics;
 mod record;
+mod resync;
+mod reveals;
 mod view;
 
 use anyhow::Context as _;

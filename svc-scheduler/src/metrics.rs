@@ -1,6 +1,6 @@
 //! Every metric of the scheduler, one function each.
 
-use domain::{Degradation, JobKind, Stage};
+use domain::{Degradation, JobKind, ResyncStage, Stage};
 
 /// The newest block.
 pub(crate) fn block(number: u64) {
@@ -21,6 +21,11 @@ pub(crate) fn stage(stage: Stage) {
 pub(crate) fn degraded(degradation: &Degradation) {
     let kind = degradation.kind.as_str();
     metrics::counter!("scheduler_degradations_total", "kind" => kind).increment(1);
+}
+
+/// The look at the stake majority's model has come this far.
+pub(crate) fn resync(stage: &ResyncStage) {
+    metrics::counter!("scheduler_resyncs_total", "stage" => stage.as_str()).increment(1);
 }
 
 /// A job was given to a worker.

@@ -1,5 +1,7 @@
 //! Signs, stores, reads and prunes what is left of a round.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use domain::{Record, RoundId};
@@ -57,15 +59,14 @@ pub(crate) async fn retain(record: &Record, outside: &Outside) {
     prune(outside.artifacts(), "submissions", rounds, record.round.0).await;
 }
 
-/// Keeps the newest `keep` numbered folders of `folder`, and everything newer than `newest`.
+/// Keeps the folders of the newest `keep` numbers in `folder`, and everything newer than `newest`.
 async fn prune(artifacts: &Artifacts, folder: &str, keep: usize, newest: u64) {
-    let mut numbers = match numbers(artifacts, folder).await {
-        Ok(numbers) => numbers,
+    let folders = match folders(artifacts, folder).await {
+        Ok(folders) => folders,
         Err(error) => return warn!(%error, folder, "retention could not look"),
     };
-    numbers.retain(|number| *number <= newest);
-    for number in numbers.into_iter().skip(keep) {
-        let prefix = format!("{folder}/{number}");
+    let old = folders.into_iter().rev().filter(|(number, _)| *number <= newest).skip(keep);
+    for prefix in old.flat_map(|(_, prefixes)| prefixes) {
         match artifacts.delete_prefix(&prefix).await {
             Ok(_) => info!(prefix, "deleted by the retention policy"),
             Err(error) => warn!(%error, prefix, "could not be deleted"),
@@ -73,14 +74,21 @@ async fn prune(artifacts: &Artifacts, folder: &str, keep: usize, newest: u64) {
     }
 }
 
-/// The numbered folders of `folder`, newest first.
-async fn numbers(artifacts: &Artifacts, folder: &str) -> Result<Vec<u64>, store::ArtifactError> {
-    let keys = artifacts.list(folder).await?;
-    let number = |key: &String| key.strip_prefix(folder)?.split('/').nth(1)?.parse::<u64>().ok();
-    let mut numbers: Vec<u64> = keys.iter().filter_map(number).collect();
-    numbers.sort_unstable_by(|a, b| b.cmp(a));
-    numbers.dedup();
-    Ok(numbers)
+/// The folders in `folder` by their number: `24`, or `24-` and something that tells it from another
+/// one of that number.
+async fn folders(
+    artifacts: &Artifacts,
+    folder: &str,
+) -> Result<BTreeMap<u64, BTreeSet<String>>, store::ArtifactError> {
+    let mut folders: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
+    for key in artifacts.list(folder).await? {
+        let rest = key.strip_prefix(folder).and_then(|rest| rest.strip_prefix('/'));
+        let Some((name, _)) = rest.and_then(|rest| rest.split_once('/')) else { continue };
+        let number = name.split_once('-').map_or(name, |(number, _)| number);
+        let Ok(number) = number.parse() else { continue };
+        folders.entry(number).or_default().insert(format!("{folder}/{name}"));
+    }
+    Ok(folders)
 }
 
 /// The record of a round, JSON.

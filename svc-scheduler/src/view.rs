@@ -1,10 +1,10 @@
 //! The state as the other services see it.
 
 use domain::{
-    Cause, Degradation, Improvement, JobState, MergeOutcome, Miner, ModelRef, Policy, Reason,
-    Round, Stage, State, Verdict, WriteKind, mean,
+    Cause, Degradation, Improvement, Influence, JobState, LeftOut, MergeOutcome, Miner, ModelRef,
+    Policy, Reason, Resync, ResyncStage, Round, Stage, State, Verdict, WriteKind, mean,
 };
-use proto::{common::v1 as common, scheduler::v1 as wire};
+use proto::{common::v1 as common, peer::v1 as peer, scheduler::v1 as wire};
 
 /// Encodes the state.
 pub(crate) fn round_view(state: &State, policy: &Policy) -> wire::RoundView {
@@ -15,11 +15,45 @@ pub(crate) fn round_view(state: &State, policy: &Policy) -> wire::RoundView {
         phase: wire::Phase::from(at.phase_name).into(),
         cycle: at.cycle_index.0,
         schedule: Some(wire::Schedule { lengths: policy.schedule.lengths().to_vec() }),
-        base: Some(model_ref(&state.base)),
+        base: state.base.as_ref().map(model_ref),
         expert_group: state.expert_group.0,
         round: state.round.as_ref().map(|round| round_wire(round, state, policy)),
         validators: state.validators.iter().map(ToString::to_string).collect(),
         revision: state.revision,
+        resync: state.resync.as_ref().map(resync),
+    }
+}
+
+fn resync(resync: &Resync) -> wire::Resync {
+    let most = resync.most.as_ref();
+    let prefix = match &resync.stage {
+        ResyncStage::Fetching(plan) => plan.model.prefix.clone(),
+        ResyncStage::Done(model) => model.prefix.clone(),
+        ResyncStage::Reading
+        | ResyncStage::TakenBack
+        | ResyncStage::Nobody
+        | ResyncStage::Split
+        | ResyncStage::Same
+        | ResyncStage::Late => String::new(),
+    };
+    let model = most.map(|most| common::ModelRef {
+        global_version: most.version.0,
+        model_hash: most.model_hash.to_hex(),
+        prefix,
+    });
+    let holders = most.iter().flat_map(|most| &most.holders);
+    let cause = resync.cause.clone();
+    let (reason, detail) = cause.map(|cause| (cause.reason, cause.detail)).unwrap_or_default();
+    wire::Resync {
+        cycle: resync.cycle.0,
+        stage: resync.stage.as_str().to_owned(),
+        model,
+        stake: most.map_or(0, |most| most.stake),
+        revealed: most.map_or(0, |most| most.revealed),
+        holders: holders.map(|holder| holder.hotkey.to_string()).collect(),
+        reason,
+        detail,
+        degradations: resync.degradations.iter().map(degradation).collect(),
     }
 }
 
@@ -174,21 +208,39 @@ fn outcome(hotkey: &domain::Hotkey, miner: &Miner, round: &Round) -> (&'static s
 }
 
 fn merge(outcome: &MergeOutcome, round: &Round) -> wire::Merge {
+    let all = |list: &[LeftOut]| list.iter().map(left_out).collect();
+    let told = wire::Merge {
+        outcome: outcome.as_str().to_owned(),
+        detail: outcome.detail().to_owned(),
+        model: Some(model_ref(outcome.model().unwrap_or(&round.base))),
+        dropped: all(outcome.dropped()),
+        blamed: all(outcome.blamed()),
+        ..wire::Merge::default()
+    };
     match outcome {
         MergeOutcome::Merged(result) | MergeOutcome::Solo(result) => wire::Merge {
-            outcome: outcome.as_str().to_owned(),
             members: result.members.iter().map(ToString::to_string).collect(),
             digest: result.digest.clone(),
-            model: Some(model_ref(&result.model)),
-            detail: result.detail.clone(),
+            influence: result.influence.iter().map(influence).collect(),
+            ..told
         },
-        MergeOutcome::Failed { why } => wire::Merge {
-            outcome: outcome.as_str().to_owned(),
-            members: Vec::new(),
-            digest: String::new(),
-            model: Some(model_ref(&round.base)),
-            detail: why.clone(),
-        },
+        MergeOutcome::Failed(failure) => wire::Merge { reason: failure.reason.clone(), ..told },
+    }
+}
+
+fn left_out(one: &LeftOut) -> peer::LeftOut {
+    let (hotkey, reason) = (one.hotkey.to_string(), one.reason.clone());
+    peer::LeftOut { hotkey, reason, detail: one.detail.clone() }
+}
+
+fn influence(one: &Influence) -> peer::Influence {
+    peer::Influence {
+        hotkey: one.hotkey.to_string(),
+        weight: one.weight,
+        norm: one.norm,
+        bounded_norm: one.bounded_norm,
+        cosine: one.cosine,
+        trimmed: one.trimmed,
     }
 }
 
@@ -211,141 +263,4 @@ fn degradation(degradation: &Degradation) -> common::Degradation {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use domain::{
-        BlockNumber, Committed, CycleIndex, GlobalVersion, History, Hotkey, Job, JobKind,
-        ModelHash, Reason, RoundId, Submission, Uid, WeightsOrigin,
-    };
-
-    use super::*;
-
-    fn key() -> Hotkey {
-        Hotkey::from_public_key([10; 32])
-    }
-
-    fn base() -> ModelRef {
-        let model_hash = ModelHash([0; 24]);
-        ModelRef { global_version: GlobalVersion(0), model_hash, prefix: "models/0".to_owned() }
-    }
-
-    fn cause(reason: &str) -> Cause {
-        Cause { reason: reason.to_owned(), detail: String::new() }
-    }
-
-    fn expected() -> Miner {
-        let model_hash = ModelHash([1; 24]);
-        let (signature, version) = ("s".to_owned(), GlobalVersion(0));
-        Miner {
-            uid: Uid(2),
-            assigned: true,
-            committed: Some(Committed { model_hash, signature, version, hub: None }),
-            fault: None,
-            refused: None,
-            submission: None,
-            verdict: None,
-            score: None,
-            reason: None,
-            duplicates: Vec::new(),
-        }
-    }
-
-    fn stored() -> Miner {
-        let (model_hash, sha256) = (ModelHash([1; 24]), "ab".repeat(32));
-        let (key, bytes, block) = ("k".to_owned(), 1, BlockNumber(1));
-        let submission = Submission { hotkey: self::key(), key, model_hash, sha256, bytes, block };
-        Miner { submission: Some(submission), ..expected() }
-    }
-
-    fn measured() -> Option<Verdict> {
-        let (baseline, losses, raw) = (vec![5.0], vec![4.0], 1.0);
-        let (batches_digest, improvement, own, sketch) = (String::new(), None, None, None);
-        Some(Verdict::Measured { baseline, losses, raw, batches_digest, improvement, own, sketch })
-    }
-
-    /// Word and reason for `miner` in a round at `stage`, with its job in this state.
-    fn told(miner: Miner, stage: Stage, job: Option<JobState>) -> (&'static str, String) {
-        let kind = JobKind::Score(key());
-        let (not_before, not_for) = (BlockNumber(0), Default::default());
-        let job =
-            job.map(|state| (kind.id(), Job { kind, state, attempts: 1, not_before, not_for }));
-        let round = Round {
-            id: RoundId(16),
-            cycle: CycleIndex(0),
-            stage,
-            opened_at: BlockNumber(8),
-            branch: 0,
-            held: None,
-            traceparent: String::new(),
-            own_seed: 0,
-            base: base(),
-            history_before: History::default(),
-            frozen: None,
-            miners: BTreeMap::new(),
-            jobs: job.into_iter().collect(),
-            batches_digest: None,
-            sources_digest: None,
-            baseline: None,
-            held_out_after: None,
-            merge: None,
-            weights: Vec::new(),
-            weights_origin: WeightsOrigin::None,
-            writes: BTreeMap::new(),
-            degradations: Vec::new(),
-        };
-        let (word, cause) = outcome(&key(), &miner, &round);
-        (word, cause.map(|cause| cause.reason).unwrap_or_default())
-    }
-
-    #[test]
-    fn every_miner_has_one_word_for_what_became_of_it_and_a_reason_where_there_is_one() {
-        use Stage::{Evaluating, Merging, Open};
-        let refused = || Miner { refused: Some(cause("non_finite")), ..expected() };
-        let lacking = || Miner { committed: None, fault: Some(cause("wrong_group")), ..expected() };
-        let absent = || Miner { reason: Some(Reason::NotSubmitted), ..expected() };
-        let late = || Miner { reason: Some(Reason::Timeout), ..stored() };
-        let scored = || Miner { verdict: measured(), ..stored() };
-        let copied = || Miner { reason: Some(Reason::Duplicate), ..scored() };
-        let unscored = || Miner { reason: Some(Reason::DataUnavailable), ..scored() };
-        let stopped = || Miner {
-            verdict: Some(Verdict::OutOfReach {
-                baseline: vec![5.0],
-                losses: vec![4.9],
-                rival: 4.0,
-                batches_digest: String::new(),
-                improvement: None,
-            }),
-            ..stored()
-        };
-        let invalid =
-            || Miner { verdict: Some(Verdict::Invalid(cause("hash_mismatch"))), ..stored() };
-        let (worker, until) = ("w".to_owned(), BlockNumber(20));
-        let leased = || JobState::Leased { worker: worker.clone(), fence: 1, until };
-        let failed = || JobState::Failed(cause("worker_lost"));
-        let queued = JobState::Queued;
-        for (miner, stage, job, word, reason) in [
-            (expected(), Open, None, "pending", ""),
-            (expected(), Evaluating, None, "pending", ""),
-            (absent(), Merging, None, "absent", "not_submitted"),
-            (lacking(), Evaluating, None, "absent", "wrong_group"),
-            (refused(), Evaluating, None, "refused", "non_finite"),
-            (refused(), Merging, None, "refused", "non_finite"),
-            (stored(), Evaluating, Some(queued.clone()), "queued", ""),
-            (stored(), Evaluating, Some(leased()), "evaluating", ""),
-            (stored(), Evaluating, Some(failed()), "not_evaluated", "worker_lost"),
-            (stored(), Merging, Some(failed()), "not_evaluated", "worker_lost"),
-            (late(), Merging, Some(queued), "not_evaluated", "timeout"),
-            (late(), Merging, Some(leased()), "not_evaluated", "timeout"),
-            (scored(), Evaluating, Some(JobState::Done), "scored", ""),
-            (copied(), Merging, Some(JobState::Done), "scored", "duplicate"),
-            (unscored(), Merging, Some(JobState::Done), "not_evaluated", "data_unavailable"),
-            (stopped(), Evaluating, Some(JobState::Done), "scored", "out_of_reach"),
-            (stopped(), Merging, Some(JobState::Done), "scored", "out_of_reach"),
-            (invalid(), Merging, Some(JobState::Done), "invalid", "hash_mismatch"),
-        ] {
-            let shown = format!("{miner:?} at {stage:?} with {job:?}");
-            assert_eq!(told(miner, stage, job), (word, reason.to_owned()), "{shown}");
-        }
-    }
-}
+mod tests;

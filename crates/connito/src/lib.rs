@@ -8,10 +8,12 @@ mod cli;
 mod config;
 pub mod demo;
 mod explain;
+mod merged;
 pub mod miner;
 mod models;
 mod operator;
 mod past;
+mod resync;
 mod status;
 mod up;
 

@@ -4,7 +4,9 @@ use domain::Reason;
 use proto::scheduler::v1::{Improvement, Miner, Round, RoundStage};
 use serde_json::Value;
 
-/// The round of `record`, as far as a table of its miners needs it.
+use crate::merged;
+
+/// The round of `record`, as far as a table of its miners and its merge need it.
 pub(crate) fn round(record: &Value) -> Round {
     let miners = record["miners"].as_array().into_iter().flatten();
     let seedless = record["frozen"].is_object() && record["frozen"]["seed"].is_null();
@@ -14,6 +16,7 @@ pub(crate) fn round(record: &Value) -> Round {
         stage: RoundStage::Closed.into(),
         baseline: mean(&record["baseline"]["losses"]),
         miners: miners.map(|found| miner(found, seedless)).collect(),
+        merge: merged::past(record),
         ..Round::default()
     }
 }

@@ -2,23 +2,28 @@
 
 use comfy_table::{Cell, CellAlignment, Color, Table, presets::UTF8_FULL_CONDENSED};
 use domain::Reason;
-use proto::scheduler::v1::{Improvement, Miner, Phase, Round, RoundStage, RoundView};
+use proto::{
+    common::v1::{Degradation, ModelRef},
+    scheduler::v1::{Improvement, Miner, Phase, Round, RoundStage, RoundView},
+};
 use serde_json::{Value, json};
 
-use crate::operator::plain;
+use crate::{merged, operator::plain, resync};
 
 /// The state as text.
 pub(crate) fn text(view: &RoundView) -> String {
-    let base = view.base.clone().unwrap_or_default();
+    let base = match &view.base {
+        Some(base) => format!("{} · version {}", base.model_hash, base.global_version),
+        None => "none yet: it comes from the other validators, or by `connito model import`".into(),
+    };
     let mut text = format!(
-        "validator  {}\nblock      {} · cycle {} · {}\nmodel      {} · version {}\n",
+        "validator  {}\nblock      {} · cycle {} · {}\nmodel      {base}\n",
         view.hotkey,
         view.block,
         view.cycle,
         phase(view),
-        base.model_hash,
-        base.global_version,
     );
+    text += &view.resync.as_ref().map(resync::text).unwrap_or_default();
     let Some(round) = &view.round else { return text };
     text += &format!(
         "round      {} · {} · trace {}\n",
@@ -40,15 +45,27 @@ pub(crate) fn text(view: &RoundView) -> String {
     for write in &round.writes {
         text += &format!("write      {} {} {}\n", write.kind, write.state, write.extrinsic_hash);
     }
-    for degradation in &round.degradations {
-        text += &format!(
-            "degraded   {} at block {}: {}\n",
-            degradation.kind,
-            degradation.block,
-            plain(&degradation.detail)
-        );
-    }
-    text
+    text + &degradations(&round.degradations)
+}
+
+/// A line for each.
+pub(crate) fn degradations(list: &[Degradation]) -> String {
+    let line = |told: &Degradation| {
+        format!("degraded   {} at block {}: {}\n", told.kind, told.block, plain(&told.detail))
+    };
+    list.iter().map(line).collect()
+}
+
+pub(crate) fn degradation(told: &Degradation) -> Value {
+    json!({"kind": told.kind, "detail": told.detail, "block": told.block})
+}
+
+pub(crate) fn model(model: &ModelRef) -> Value {
+    json!({
+        "global_version": model.global_version,
+        "model_hash": model.model_hash,
+        "prefix": model.prefix,
+    })
 }
 
 /// A round that is over.
@@ -56,11 +73,13 @@ pub(crate) fn round(round: &Round) -> String {
     format!("round      {} · cycle {}\n{}", round.round_id, round.cycle, evaluation(round))
 }
 
-/// What the base model lost and what became of the miners.
+/// What the base model lost, what became of the miners, and of the merge.
 fn evaluation(round: &Round) -> String {
     let baseline =
         round.baseline.map(|loss| format!("base loss  {loss:.4} on the round's batches\n"));
-    format!("{}{}\n{}", baseline.unwrap_or_default(), miners(round), duplicates(round))
+    let merge = round.merge.as_ref().map(merged::text).unwrap_or_default();
+    let (miners, duplicates) = (miners(round), duplicates(round));
+    format!("{}{miners}\n{duplicates}{merge}", baseline.unwrap_or_default())
 }
 
 fn phase(view: &RoundView) -> String {
@@ -166,24 +185,7 @@ fn duplicates(round: &Round) -> String {
 
 /// The state as JSON, with the names of the contract.
 pub(crate) fn json(view: &RoundView) -> Value {
-    let model = |model: &Option<proto::common::v1::ModelRef>| {
-        let model = model.as_ref()?;
-        Some(json!({
-            "global_version": model.global_version,
-            "model_hash": model.model_hash,
-            "prefix": model.prefix,
-        }))
-    };
     let round = view.round.as_ref().map(|round| {
-        let merge = round.merge.as_ref().map(|merge| {
-            json!({
-                "outcome": merge.outcome,
-                "members": merge.members,
-                "digest": merge.digest,
-                "model": model(&merge.model),
-                "detail": merge.detail,
-            })
-        });
         let weight = |w: &proto::scheduler::v1::Weight| json!({"uid": w.uid, "value": w.value});
         let write = |w: &proto::scheduler::v1::ChainWrite| {
             json!({
@@ -194,7 +196,6 @@ pub(crate) fn json(view: &RoundView) -> Value {
                 "reason": w.reason,
             })
         };
-        let degradation = |d: &proto::common::v1::Degradation| json!({"kind": d.kind, "detail": d.detail, "block": d.block});
         json!({
             "round_id": round.round_id,
             "cycle": round.cycle,
@@ -206,7 +207,7 @@ pub(crate) fn json(view: &RoundView) -> Value {
             "held_out_before": round.held_out_before,
             "held_out_after": round.held_out_after,
             "miners": round.miners.iter().map(miner).collect::<Vec<_>>(),
-            "merge": merge,
+            "merge": round.merge.as_ref().map(merged::json),
             "weights": round.weights.iter().map(weight).collect::<Vec<_>>(),
             "weights_origin": round.weights_origin,
             "writes": round.writes.iter().map(write).collect::<Vec<_>>(),
@@ -219,11 +220,12 @@ pub(crate) fn json(view: &RoundView) -> Value {
         "phase": phase(view).to_lowercase(),
         "cycle": view.cycle,
         "schedule": view.schedule.as_ref().map(|schedule| &schedule.lengths),
-        "base": model(&view.base),
+        "base": view.base.as_ref().map(model),
         "expert_group": view.expert_group,
         "validators": view.validators,
         "revision": view.revision,
         "round": round,
+        "resync": view.resync.as_ref().map(resync::json),
     })
 }
 

@@ -1,9 +1,13 @@
 //! One validator: all five services in one process.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Context as _;
 use kit::{Common, Shutdown};
+use svc_peer::{Conduct, Honest};
 
 /// Arguments of `connito up`.
 #[derive(Debug, clap::Args)]
@@ -55,6 +59,15 @@ pub struct Validator;
 impl Validator {
     /// Runs the five services until `shutdown`, or until one of them fails: then all are stopped.
     pub async fn run(config: ValidatorConfig, shutdown: Shutdown) -> anyhow::Result<()> {
+        Self::run_as(Arc::new(Honest), config, shutdown).await
+    }
+
+    /// As [`Self::run`], with another conduct towards other validators: for the demonstration.
+    pub(crate) async fn run_as(
+        conduct: Arc<dyn Conduct>,
+        config: ValidatorConfig,
+        shutdown: Shutdown,
+    ) -> anyhow::Result<()> {
         let ValidatorConfig { common, chain, scheduler, gateway, evaluator, peer } = config;
         let stop = shutdown.child();
         let all = |name: &'static str, result: anyhow::Result<()>| {
@@ -74,7 +87,10 @@ impl Validator {
                 let run = svc_evaluator::run(evaluator, common.clone(), stop.child());
                 all("svc-evaluator", run.await)
             },
-            async { all("svc-peer", svc_peer::run(peer, common.clone(), stop.child()).await) },
+            async {
+                let run = svc_peer::run_as(conduct, peer, common.clone(), stop.child());
+                all("svc-peer", run.await)
+            },
         );
         results.0.and(results.1).and(results.2).and(results.3).and(results.4)
     }

@@ -8,6 +8,7 @@ mod early_stop;
 mod history;
 mod ids;
 mod join;
+mod majority;
 mod messages;
 mod metagraph;
 mod paired;
@@ -37,17 +38,19 @@ pub use join::{
     Checkpoint, Garbage, Joined, Slots, Unusable, ValidatorSet, VersionWindow, authoritative,
     join_miners, join_validators, round_validators, validator_seeds,
 };
+pub use majority::{Backed, Holder, most_backed};
 pub use messages::{block_message, model_hash_message, submission_message};
 pub use metagraph::{Metagraph, Neuron, WeightRow};
 pub use paired::{Improvement, MeasuredOn, OwnData};
 pub use reason::{Reason, UnknownReason};
 pub use round::{
     Baseline, Cause, Committed, Degradation, DegradationKind, EarlyStop, Effect, Event, Finished,
-    FreezeInputs, Frozen, FrozenValidator, HubPlace, Job, JobGrant, JobKind, JobState, Measured,
-    MergeOutcome, MergePlan, MergeResult, Miner, MinerRecord, ModelRef, OwnDataPolicy, OwnMeasured,
-    Payload, Policy, PolicyError, RawCommitment, Record, Rejection, Reply, Round, Stage, State,
-    Submission, Terms, UnknownDegradation, Verdict, WeightPolicy, WeightsOrigin, Write, WriteKind,
-    WriteState, WriteStatus, apply,
+    FreezeInputs, Frozen, FrozenValidator, HubPlace, Influence, Job, JobGrant, JobKind, JobState,
+    LeftOut, Measured, MergeFailure, MergeOutcome, MergePlan, MergeResult, Miner, MinerRecord,
+    ModelRef, OwnDataPolicy, OwnMeasured, Payload, Policy, PolicyError, RawCommitment, Record,
+    Rejection, Reply, Resync, ResyncPlan, ResyncStage, Reveals, Round, Stage, State, Submission,
+    Terms, UnknownDegradation, Verdict, WeightPolicy, WeightsOrigin, Write, WriteKind, WriteState,
+    WriteStatus, apply,
 };
 pub use schedule::{
     NextOccurrence, Phase, PhaseRecord, PhaseTable, PreviousOccurrence, Schedule, ScheduleError,

@@ -5,8 +5,13 @@
 mod bad_network;
 mod chain;
 mod faults;
+mod holder;
 mod merge;
 mod network;
 mod process;
 mod proxy;
 mod restart;
+mod resync;
+mod resync_liars;
+mod sealing;
+mod stage;

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use domain::ModelHash;
 use futures::Stream;
 use kit::{GrpcServer, Shutdown, Tls};
 use proto::{
@@ -65,6 +66,8 @@ struct Story {
     forks: Vec<u64>,
     told: Vec<Degradation>,
     disagrees: bool,
+    /// What the other validator reveals at the end of a cycle: hash, version, and its stake.
+    reveals: Option<(ModelHash, u64, u64)>,
 }
 
 impl Story {
@@ -157,6 +160,11 @@ impl FakeChain {
     /// Has the endpoints agree from now on.
     pub(crate) fn agree(&self) {
         self.shared.story.send_modify(|story| story.disagrees = false);
+    }
+
+    /// Has the other validator reveal this model at the end of every cycle, with this stake.
+    pub(crate) fn reveal(&self, hash: ModelHash, version: u64, stake: u64) {
+        self.shared.story.send_modify(|story| story.reveals = Some((hash, version, stake)));
     }
 
     /// Tells watchers that something did not go the normal way.
@@ -277,10 +285,10 @@ impl Handler {
         }
     }
 
-    /// What the validator has written as its seed for `round`.
-    fn own_seed(&self, round: u64) -> Option<Vec<u8>> {
+    /// What the validator has written for `round`, where that has landed.
+    fn own(&self, round: u64, kind: &str) -> Option<Vec<u8>> {
         let book = self.shared.book.lock().unwrap();
-        let (payload, _) = book.intents.get(&(round, "seed".to_owned()))?;
+        let (payload, _) = book.intents.get(&(round, kind.to_owned()))?;
         match payload {
             Payload::Commitment(own) => Some(own.data.to_vec()),
             Payload::Weights(_) | Payload::Axon(_) => None,
@@ -394,7 +402,11 @@ impl ChainService for Handler {
         Ok(Response::new(chain::Metagraph {
             block: number,
             block_hash: self.shared.story.borrow().block(number).hash,
-            neurons: subnet::neurons(number, self.shared.fault == Fault::NeverPaid),
+            neurons: subnet::neurons(
+                number,
+                self.shared.fault == Fault::NeverPaid,
+                self.shared.story.borrow().reveals.map(|(_, _, stake)| stake),
+            ),
             weights_rate_limit: 1,
             min_allowed_weights: 1,
             ..chain::Metagraph::default()
@@ -425,7 +437,7 @@ impl ChainService for Handler {
         story.agreed(request.agreed, number)?;
         let commitments = match number % CYCLE {
             12 => {
-                let mut all = subnet::first_commitments(self.own_seed(number + 4));
+                let mut all = subnet::first_commitments(self.own(number + 4, "seed"));
                 let validators = [subnet::ME, subnet::OTHER];
                 all.retain(|(seed, _)| {
                     self.shared.fault != Fault::Seedless || !validators.contains(seed)
@@ -433,6 +445,8 @@ impl ChainService for Handler {
                 all
             }
             16 => subnet::second_commitments(),
+            32 => subnet::signatures(self.own(number - 16, "signed_hash"), story.reveals),
+            0 => subnet::reveals(self.own(number - 20, "model_hash"), story.reveals),
             _ => return Err(Status::invalid_argument(format!("nobody asks for block {number}"))),
         };
         let commitments = commitments.into_iter().map(|(seed, data)| chain::Commitment {

@@ -10,6 +10,7 @@ mod outages;
 mod process;
 mod record;
 mod refused;
+mod resync;
 mod round;
 mod rules;
 mod subnet;

@@ -8,6 +8,7 @@ use crate::{
     chain::Fault,
     merge::{Ending, merged_hash},
     record::verified,
+    subnet::{OTHER, hotkey},
     world::{ROUND, World, base_hash, degraded, miner, round, submission, written},
 };
 
@@ -51,7 +52,10 @@ async fn blocks_that_were_made_while_the_chain_service_was_away_take_their_effec
     let view = scheduler.until_stage(RoundStage::Committing).await;
     assert_eq!(view.block, 25);
     assert_eq!(miner(&view, 10).score, Some(2.25));
-    assert_eq!(world.merge.started().len(), 1);
+    let started = world.merge.started();
+    let [plan] = started.as_slice() else { panic!("{} merges", started.len()) };
+    // It has as long as for everybody, and says how much of that is over.
+    assert_eq!((plan.deadline_ms, plan.elapsed_ms), (128, 40));
     scheduler.work().await;
     let view = world.closed(&scheduler).await;
     assert_eq!(degraded(&view), [""; 0]);
@@ -189,6 +193,8 @@ async fn a_merge_that_fails_says_why_in_the_round_and_the_base_stays() {
     let view = world.whole_round(&scheduler).await;
     assert_eq!(degraded(&view), ["merge_failed"]);
     assert_eq!(round(&view).degradations[0].detail, "nobody answered");
+    let merge = round(&view).merge.as_ref().unwrap();
+    assert_eq!((merge.outcome.as_str(), merge.reason.as_str()), ("failed", "no_agreement"));
     assert_eq!(view.base.as_ref().unwrap().model_hash, base_hash());
     assert!(written(&view, "weights"));
 }
@@ -211,9 +217,27 @@ async fn a_merge_without_one_of_the_validators_names_it() {
     let scheduler = world.leader().await;
     let view = world.whole_round(&scheduler).await;
     assert_eq!(degraded(&view), ["merge_partial"]);
-    let other = crate::subnet::hotkey(crate::subnet::OTHER).to_string();
-    assert!(round(&view).degradations[0].detail.contains(&other));
-    assert_eq!(round(&view).merge.as_ref().unwrap().members.len(), 1);
+    let other = hotkey(OTHER).to_string();
+    assert_eq!(round(&view).degradations[0].detail, format!("left out: {other} (silent)"));
+    let merge = round(&view).merge.as_ref().unwrap();
+    assert_eq!((merge.members.len(), merge.dropped.len()), (1, 1));
+    assert_eq!((&merge.dropped[0].hotkey, merge.dropped[0].reason.as_str()), (&other, "silent"));
+}
+
+#[tokio::test]
+async fn a_validator_that_lied_in_the_merge_is_named_in_the_view_and_in_the_record() {
+    let world = World::with(Fault::Honest, Ending::FindsALiar).await;
+    let scheduler = world.leader().await;
+    let view = world.whole_round(&scheduler).await;
+    assert_eq!(degraded(&view), ["merge_partial", "peer_blamed"]);
+    let merge = round(&view).merge.as_ref().unwrap();
+    assert_eq!(merge.blamed[0].hotkey, hotkey(OTHER).to_string());
+    // Figures that are no numbers are left out; the rest are kept as they came.
+    let [influence] = merge.influence.as_slice() else { panic!("{:?}", merge.influence) };
+    assert_eq!((influence.cosine, influence.bounded_norm), (0.75, 1.0));
+    let (_, record) = verified(&scheduler.record(ROUND).await);
+    let merge = record.merge.unwrap();
+    assert_eq!((merge.blamed()[0].hotkey.clone(), merge.dropped()), (hotkey(OTHER), &[][..]));
 }
 
 #[tokio::test]

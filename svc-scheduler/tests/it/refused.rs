@@ -80,19 +80,6 @@ async fn the_state_of_another_validator_under_the_same_namespace_is_refused_and_
 }
 
 #[tokio::test]
-async fn a_validator_without_a_first_model_says_how_to_get_one_and_goes_on_when_it_is_there() {
-    let mut world = World::new().await;
-    world.config.initial_version = 7;
-    world.config.leader_ttl = Duration::from_secs(2);
-    let scheduler = world.scheduler().await;
-    says(&scheduler, "connito model import").await;
-    let old = world.path(&format!("models/{}/manifest.json", crate::subnet::BASE_VERSION));
-    world.put("models/7/manifest.json", &std::fs::read_to_string(old).unwrap());
-    let view = scheduler.until("it leads", |_| true).await;
-    assert_eq!(view.base.unwrap().prefix, "models/7");
-}
-
-#[tokio::test]
 async fn a_manifest_that_is_none_or_lacks_the_group_is_refused_by_name() {
     let mut world = World::new().await;
     world.config.initial_version = 7;

@@ -119,11 +119,14 @@ async fn the_merger_is_told_who_goes_in_and_the_chain_gets_every_write_once_in_o
     assert_eq!(plan.contributions[0].submission, Some(submission(10)));
     assert_eq!(plan.contributions[0].weight, 2.25);
     assert_eq!(plan.hotkey, hotkey(ME).to_string());
-    let others: Vec<_> = plan.validators.iter().map(|v| (&v.hotkey, &v.axon)).collect();
-    assert_eq!(others, [(&hotkey(OTHER).to_string(), &"127.0.0.1:8001".to_owned())]);
+    let others: Vec<_> = plan.validators.iter().map(|v| (&v.hotkey, &v.axon, v.stake)).collect();
+    let stake = 1_000_000;
+    assert_eq!(others, [(&hotkey(OTHER).to_string(), &"127.0.0.1:8001".to_owned(), stake)]);
+    assert_eq!(plan.stake, stake);
+    assert_eq!(plan.block_hash, hex::encode(world.chain.hash(ROUND)));
     assert_eq!(plan.traceparent, round(&view).traceparent);
-    // Eight blocks of 40 ms until ValidatorCommit2, of which 0.8 are for waiting.
-    assert!((1..=256).contains(&plan.deadline_ms), "{}", plan.deadline_ms);
+    // Four blocks of 40 ms are Merge's, of which 0.8 are for waiting.
+    assert_eq!((plan.deadline_ms, plan.elapsed_ms), (128, 0));
 
     let kinds: Vec<_> = world
         .chain

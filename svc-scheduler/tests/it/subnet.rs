@@ -1,8 +1,9 @@
 //! Who is in the subnet, and what they put on chain.
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use domain::{
     BlockNumber, ExpertGroup, GlobalVersion, Hotkey, MinerCommitment, ModelHash, Neuron,
-    SignedHashCommitment, Uid, ValidatorCommitment,
+    SignedHashCommitment, Uid, ValidatorCommitment, model_hash_message,
 };
 use proto::chain::v1 as chain;
 use schnorrkel::{ExpansionMode, Keypair, MiniSecretKey};
@@ -30,13 +31,21 @@ pub(crate) fn hotkey(seed: u8) -> Hotkey {
 
 /// Everybody, as of `block`: the validators first, then the miners. One that was never paid has set
 /// no weights since the chain began: the validator under test.
-pub(crate) fn neurons(block: u64, never_paid: bool) -> Vec<chain::Neuron> {
+pub(crate) fn neurons(
+    block: u64,
+    never_paid: bool,
+    others_stake: Option<u64>,
+) -> Vec<chain::Neuron> {
     let neuron = |(seed, uid): (u8, u16)| Neuron {
         uid: Uid(uid),
         hotkey: hotkey(seed),
         coldkey: None,
         axon: format!("127.0.0.1:{}", 8000 + uid),
-        stake: if uid < 2 { 1_000_000 } else { 0 },
+        stake: match uid {
+            1 => others_stake.unwrap_or(1_000_000),
+            0 => 1_000_000,
+            _ => 0,
+        },
         incentive: 0,
         validator_permit: uid < 2,
         last_update: BlockNumber(if never_paid && seed == ME { 0 } else { block }),
@@ -67,6 +76,36 @@ pub(crate) fn second_commitments() -> Vec<(u8, Vec<u8>)> {
         (miner, commitment.to_json().unwrap().into_bytes())
     };
     careful().map(revealed).chain([(CARELESS, b"garbage".to_vec())]).collect()
+}
+
+/// After ValidatorCommit1: this validator's signature as it was written, and the other one's.
+pub(crate) fn signatures(
+    own: Option<Vec<u8>>,
+    other: Option<(ModelHash, u64, u64)>,
+) -> Vec<(u8, Vec<u8>)> {
+    let signed = other.map(|(hash, _, _)| {
+        let signature = keypair(OTHER).sign_simple(b"substrate", &model_hash_message(&hash));
+        let signature = Some(URL_SAFE_NO_PAD.encode(signature.to_bytes()));
+        (OTHER, SignedHashCommitment { signature }.to_json().unwrap().into_bytes())
+    });
+    own.map(|own| (ME, own)).into_iter().chain(signed).collect()
+}
+
+/// After ValidatorCommit2: this validator's reveal as it was written, and the other one's.
+pub(crate) fn reveals(
+    own: Option<Vec<u8>>,
+    other: Option<(ModelHash, u64, u64)>,
+) -> Vec<(u8, Vec<u8>)> {
+    let revealed = other.map(|(hash, version, _)| {
+        let commitment = ValidatorCommitment {
+            model_hash: Some(hash),
+            version: Some(GlobalVersion(version)),
+            group: Some(ExpertGroup(0)),
+            ..Default::default()
+        };
+        (OTHER, commitment.to_json().unwrap().into_bytes())
+    });
+    own.map(|own| (ME, own)).into_iter().chain(revealed).collect()
 }
 
 fn careful() -> impl Iterator<Item = u8> {

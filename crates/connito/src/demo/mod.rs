@@ -2,6 +2,7 @@
 //! and not, complete cycles on real tensors, and a check of what must hold.
 
 mod check;
+mod liar;
 mod report;
 mod screen;
 mod setup;
@@ -39,6 +40,10 @@ pub struct Args {
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=16))]
     pub validators: u16,
 
+    /// Let the last validator lie once: it signs for a chunk that it has reduced wrongly
+    #[arg(long)]
+    pub liar: bool,
+
     /// What keys, model, texts and trainings are drawn from
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -70,6 +75,7 @@ impl Default for Args {
             cycles: 3,
             miners: 5,
             validators: 2,
+            liar: false,
             seed: 1,
             block_time: 250,
             processes: false,

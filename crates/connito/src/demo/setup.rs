@@ -18,7 +18,7 @@ use super::Args;
 use crate::miner::Behaviour;
 
 /// Lengths of the phases of a demonstration, in blocks.
-const PHASES: [u64; 9] = [6, 40, 8, 12, 16, 16, 24, 8, 10];
+const PHASES: [u64; 9] = [6, 40, 8, 12, 16, 16, 40, 8, 10];
 /// The subnet, as on the live chain.
 pub(super) const NETUID: u16 = 102;
 /// Expert groups of the model; the validators evaluate the first.
@@ -65,6 +65,8 @@ pub struct Plan {
     pub processes: bool,
     /// Where traces go.
     pub otlp_endpoint: Option<String>,
+    /// Place of the validator that lies, where one does.
+    pub liar: Option<usize>,
     /// Validators: UIDs from 0 on.
     pub validators: Vec<Player>,
     /// Miners: the UIDs after them.
@@ -101,6 +103,7 @@ impl Plan {
             block_time: Duration::from_millis(args.block_time),
             processes: args.processes,
             otlp_endpoint: args.otlp_endpoint.clone(),
+            liar: args.liar.then(|| usize::from(args.validators.saturating_sub(1))),
             validators: (0..args.validators).map(|n| player("validator", n, n)).collect(),
             miners: (0..args.miners).map(|n| player("miner", n, args.validators + n)).collect(),
             behaviours,
@@ -274,7 +277,8 @@ idle = "100ms"
 
 [peer]
 grpc_addr = "127.0.0.1:{peer}"
-hello_interval = "200ms"
+chunk_elements = 4096
+audits = 64
 "#,
         group = ExpertGroup(0),
         batch_size = model::train::DEMO_BATCH_SIZE,

@@ -84,14 +84,15 @@ impl Subnet {
         }
         let chain = start_chain(&plan).await?;
         let mut hosts = Vec::new();
-        for (player, ports) in plan.validators.iter().zip(ports) {
+        for (n, (player, ports)) in plan.validators.iter().zip(ports).enumerate() {
             let store = match &redis {
                 Some(redis) => redis.url(),
                 None => format!("memory://{}", player.folder.display()),
             };
             let config = setup::validator_config(&plan, player, &ports, &chain.url(), &store);
             tokio::fs::write(player.folder.join("connito.toml"), config).await?;
-            hosts.push(Host::start(player, ports, plan.processes, &shutdown).await?);
+            let lies = plan.liar == Some(n);
+            hosts.push(Host::start(player, ports, plan.processes, lies, &shutdown).await?);
         }
 
         let (tell, heard) = mpsc::channel(HEARD);

@@ -1,13 +1,17 @@
 //! Validators of a demonstration: five services each, in this process or as processes of their own.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use kit::Shutdown;
+use svc_peer::{Conduct, Honest};
 use testkit::{Process, Running};
 use tokio::task::JoinHandle;
 
-use super::setup::{Player, Ports};
+use super::{
+    liar::Liar,
+    setup::{Player, Ports},
+};
 use crate::{Validator, ValidatorConfig};
 
 /// A service, by name of its binary.
@@ -27,6 +31,8 @@ pub(super) struct Host {
     config: PathBuf,
     binaries: PathBuf,
     running: Services,
+    /// The peer service of one that lies, where the others are processes: their binary does not lie.
+    liar: Option<Shutdown>,
 }
 
 #[derive(Debug)]
@@ -41,20 +47,30 @@ impl Host {
         player: &Player,
         ports: Ports,
         processes: bool,
+        lies: bool,
         shutdown: &Shutdown,
     ) -> anyhow::Result<Self> {
         let config = player.folder.join("connito.toml");
         let binaries = binaries()?;
+        let conduct: Arc<dyn Conduct> =
+            if lies { Arc::new(Liar::default()) } else { Arc::new(Honest) };
+        let loaded = ValidatorConfig::load(Some(&config))?;
+        let mut liar = None;
         let running = if processes {
+            if lies {
+                let own = shutdown.child();
+                let run = svc_peer::run_as(conduct, loaded.peer, loaded.common, own.clone());
+                shutdown.spawn(run);
+                liar = Some(own);
+            }
             Services::Processes(SERVICES.map(|service| (service, None)).into())
         } else {
-            let loaded = ValidatorConfig::load(Some(&config))?;
             let own = shutdown.child();
-            let task = shutdown.spawn(Validator::run(loaded, own.clone()));
+            let task = shutdown.spawn(Validator::run_as(conduct, loaded, own.clone()));
             Services::Here { shutdown: own, task: Some(task) }
         };
-        let mut host = Self { ports, config, binaries, running };
-        for service in SERVICES {
+        let mut host = Self { ports, config, binaries, running, liar };
+        for service in SERVICES.into_iter().filter(|name| !(lies && *name == "svc-peer")) {
             host.start_service(service)?;
         }
         for port in host.ports.grpc.into_iter().chain([host.ports.http]) {
@@ -138,6 +154,9 @@ impl Host {
 
     /// Stops everything and waits for it; what processes wrote goes into `logs`.
     pub(super) async fn stop(self, logs: PathBuf) {
+        if let Some(liar) = &self.liar {
+            liar.cancel();
+        }
         match self.running {
             Services::Here { shutdown, task } => {
                 shutdown.cancel();

@@ -1,12 +1,15 @@
 //! What is told of the chain beside its blocks: blocks taken back, what did not go the normal way,
 //! and why a round is held.
 
-use super::{Degradation, DegradationKind, Rejection, Reply, Round, Stage, State, degradation};
+use super::{
+    Degradation, DegradationKind, Policy, Rejection, Reply, Round, Stage, State, degradation,
+    resync,
+};
 use crate::{BlockHash, BlockNumber, RoundId};
 
 /// Degradations of one kind that a round takes from the chain service: a flapping endpoint must not
 /// make the state grow without bound. Which kinds there are is what decides.
-const MAX_PER_KIND: usize = 16;
+pub(super) const MAX_PER_KIND: usize = 16;
 
 /// The height goes back; the blocks that follow are taken in as any others. What a round has done
 /// stays done, and nothing that has begun begins again: only inputs that are still being read are
@@ -16,6 +19,7 @@ pub(super) fn on_reorganised(
     ancestor: BlockNumber,
     ancestor_hash: BlockHash,
     abandoned: BlockNumber,
+    policy: &Policy,
 ) -> Reply {
     if ancestor >= state.block {
         // Nothing that was seen is taken back.
@@ -23,6 +27,7 @@ pub(super) fn on_reorganised(
     }
     state.block = ancestor;
     state.block_hash = Some(ancestor_hash);
+    resync::on_reorganised(state, ancestor, policy);
     let open = state.round.as_mut().filter(|round| round.stage != Stage::Closed);
     let Some(round) = open.filter(|round| ancestor.0 < round.id.0) else { return Reply::Applied };
     match &round.frozen {

@@ -89,8 +89,16 @@ kinds! {
     BatchesDiffer = "batches_differ" round,
     /// The merge did not end in time, or failed: the model stays as it was.
     MergeFailed = "merge_failed" round,
-    /// A validator that should have been in the merge was not.
+    /// A validator that should have been in the merge was not, or somebody's file was not.
     MergePartial = "merge_partial" round,
+    /// Another validator was shown to have broken the rules.
+    PeerBlamed = "peer_blamed" round,
+    /// The stake majority has another model, and it could not be had before the round.
+    BehindMajority = "behind_majority" round,
+    /// This validator had another model than the stake majority, and has that one now.
+    Resynced = "resynced" round,
+    /// Which model the stake majority has is not known: none has it, or it could not be read.
+    MajorityUnknown = "majority_unknown" round,
     /// Nobody earned a weight in this round.
     NoWeights = "no_weights" round,
     /// Weights of the stale guard instead of the round's own.

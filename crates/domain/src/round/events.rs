@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Cause, DegradationKind, Finished, FreezeInputs, JobGrant, MergeOutcome, ModelRef, Payload,
-    Record, Submission, WriteKind, WriteStatus,
+    Cause, DegradationKind, Finished, FreezeInputs, JobGrant, LeftOut, MergeOutcome, MergePlan,
+    ModelRef, Payload, Record, ResyncPlan, Reveals, Submission, WriteKind, WriteStatus, resync,
 };
-use crate::{BlockHash, BlockNumber, GlobalVersion, Hotkey, ModelHash, Rival, RoundId};
+use crate::{BlockHash, BlockNumber, CycleIndex, Hotkey, ModelHash, Rival, RoundId};
 
 /// Something that has happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -117,6 +117,38 @@ pub enum Event {
         /// Where it stands.
         status: WriteStatus,
     },
+    /// What the validators have revealed at the end of a cycle was read.
+    Revealed {
+        /// Which cycle.
+        cycle: CycleIndex,
+        /// The look for which it was read: [`Effect::Reveals`]'s.
+        asked: u64,
+        /// What was read.
+        reveals: Box<Reveals>,
+    },
+    /// The stake majority's model is here.
+    Resynced {
+        /// Cycle in which it was revealed.
+        cycle: CycleIndex,
+        /// The model.
+        model: ModelRef,
+        /// Validators that gave bytes that were not what they had signed.
+        blamed: Vec<LeftOut>,
+    },
+    /// What was revealed could not be read, or the model not be fetched; it is tried again.
+    ResyncFailed {
+        /// Which cycle.
+        cycle: CycleIndex,
+        /// Why.
+        cause: Cause,
+        /// Validators that gave bytes that were not what they had signed.
+        blamed: Vec<LeftOut>,
+    },
+    /// A validator without a model was given its first one.
+    ModelFound {
+        /// The model.
+        model: ModelRef,
+    },
     /// An effect without a result of its own is done.
     EffectDone {
         /// Its name.
@@ -158,6 +190,18 @@ pub enum Effect {
     },
     /// Sign and store the record of a round.
     Record(Box<Record>),
+    /// Read what the validators have revealed at the end of a cycle, answer with
+    /// [`Event::Revealed`].
+    Reveals {
+        /// Which cycle.
+        cycle: CycleIndex,
+        /// Names this look.
+        asked: u64,
+        /// Trace context.
+        traceparent: String,
+    },
+    /// Have a model fetched from other validators, answer with [`Event::Resynced`].
+    Resync(ResyncPlan),
 }
 
 impl Effect {
@@ -169,6 +213,8 @@ impl Effect {
             Self::SignHash { round, .. } => format!("{round}/sign_hash"),
             Self::Write { round, kind, .. } => write_id(*round, *kind),
             Self::Record(record) => format!("{}/record", record.round),
+            Self::Reveals { cycle, .. } => resync::reveals_id(*cycle),
+            Self::Resync(plan) => resync::resync_id(plan.cycle),
         }
     }
 }
@@ -176,23 +222,6 @@ impl Effect {
 /// Name of the effect that carries a write out.
 pub(super) fn write_id(round: RoundId, kind: WriteKind) -> String {
     format!("{round}/write/{}", kind.as_str())
-}
-
-/// What the peer service needs to know.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct MergePlan {
-    /// Which round.
-    pub round: RoundId,
-    /// The model that the pseudo-gradients are relative to.
-    pub base: ModelRef,
-    /// Version of the model to be made.
-    pub new_version: GlobalVersion,
-    /// Files that go in, with their share.
-    pub contributions: Vec<(Submission, f64)>,
-    /// The other validators and their addresses.
-    pub validators: Vec<(Hotkey, String)>,
-    /// First block at which it is too late.
-    pub until: BlockNumber,
 }
 
 /// What an event gets back.

@@ -1,14 +1,14 @@
-//! Makes scores of verdicts, weights of scores, and a merge plan of the best.
+//! Makes scores of verdicts and weights of scores.
 
 use std::collections::BTreeMap;
 
 use super::{
-    Cause, DegradationKind, JobKind, JobState, MergePlan, Miner, Policy, Round, Verdict,
-    WeightPolicy, WeightsOrigin, jobs, ranking,
+    Cause, DegradationKind, JobKind, JobState, Miner, Policy, Round, Verdict, WeightPolicy,
+    WeightsOrigin, jobs, ranking,
 };
 use crate::{
-    BlockNumber, CycleIndex, DuplicateGroup, GlobalVersion, History, Hotkey, Judgement, Phase,
-    Reason, Uid, Weights, averages, rank_round,
+    BlockNumber, CycleIndex, DuplicateGroup, History, Hotkey, Judgement, Reason, Uid, Weights,
+    averages, rank_round,
 };
 
 /// Ends the evaluation of `round`: scores, history, weights.
@@ -223,31 +223,5 @@ pub(super) fn hold_weights(round: &mut Round, block: BlockNumber, policy: &Polic
     if !round.degradations.iter().any(|d| d.kind == DegradationKind::WeightsHeld) {
         let detail = format!("policy holds weights on `{}`", kind.as_str());
         round.degrade(DegradationKind::WeightsHeld, detail, block);
-    }
-}
-
-/// What the peer service is asked to do: the ranked miners' files, weighted by their scores.
-pub(super) fn merge_plan(
-    round: &Round,
-    me: &Hotkey,
-    until: BlockNumber,
-    policy: &Policy,
-) -> MergePlan {
-    let contributions = round.miners.values().filter_map(|miner| {
-        let score = miner.score.filter(|score| *score > 0.0)?;
-        Some((miner.submission.clone()?, score))
-    });
-    let validators = round.frozen.iter().flat_map(|frozen| &frozen.validators);
-    let first = policy.schedule.phase_range(round.cycle, Phase::Merge).0;
-    MergePlan {
-        round: round.id,
-        base: round.base.clone(),
-        new_version: GlobalVersion(first.0),
-        contributions: contributions.collect(),
-        validators: validators
-            .filter(|validator| validator.hotkey != *me)
-            .map(|validator| (validator.hotkey.clone(), validator.axon.clone()))
-            .collect(),
-        until,
     }
 }

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::{Cause, Committed, Degradation, DegradationKind, HubPlace, Miner, Policy, Round};
 use crate::{
     BlockHash, BlockNumber, Checkpoint, CohortValidator, Cohorts, ExpertGroup, History, Hotkey,
-    Joined, Metagraph, Neuron, Reason, Seed, Slots, Uid, ValidatorSet, VersionWindow, WeightRow,
-    Weights, assign, background, cohorts, combined_seed, evaluation_seed, fallback, foreground_cut,
-    is_stale, join_miners, round_validators, validator_seeds,
+    Joined, Metagraph, Neuron, Reason, Seed, Slots, Uid, VersionWindow, WeightRow, Weights, assign,
+    background, cohorts, combined_seed, evaluation_seed, fallback, foreground_cut, is_stale,
+    join_miners, round_validators, validator_seeds,
 };
 
 /// A commitment as it lies on chain: hostile until parsed.
@@ -94,10 +94,7 @@ pub(super) fn freeze(
     for told in std::mem::take(&mut inputs.degradations) {
         round.tell(told);
     }
-    let set = match policy.validator_allow_list.is_empty() {
-        true => ValidatorSet::Permits,
-        false => ValidatorSet::AllowList(policy.validator_allow_list.clone()),
-    };
+    let set = policy.validator_set();
     let neurons = round_validators(&inputs.metagraph, &set, policy.schedule.cycle_length());
     let (first, second) = (slots(&inputs.commit_1), slots(&inputs.commit_2));
     let (seeds, unread) = validator_seeds(&first, &neurons);
@@ -144,7 +141,7 @@ pub(super) fn freeze(
     });
 }
 
-fn slots(commitments: &[RawCommitment]) -> Slots {
+pub(super) fn slots(commitments: &[RawCommitment]) -> Slots {
     commitments.iter().map(|c| (c.hotkey.clone(), c.data.clone())).collect()
 }
 

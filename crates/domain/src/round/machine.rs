@@ -1,11 +1,11 @@
 //! Events in, state and effects out.
 
 use super::{
-    Degradation, DegradationKind, Effect, Event, FreezeInputs, JobKind, MergeOutcome, Policy,
-    Record, Rejection, Reply, Round, Stage, State, WeightsOrigin, Write, WriteKind, chain,
-    finalise, freeze, jobs, results, writes,
+    Degradation, DegradationKind, Effect, Event, FreezeInputs, JobKind, Policy, Record, Rejection,
+    Reply, Round, Stage, State, WeightsOrigin, Write, WriteKind, chain, finalise, freeze, jobs,
+    merge, results, resync, writes,
 };
-use crate::{BlockHash, BlockNumber, Phase, RoundId};
+use crate::{BlockHash, BlockNumber, CycleIndex, Phase, RoundId};
 
 /// Takes `event` in.
 ///
@@ -17,7 +17,7 @@ pub fn apply(state: &mut State, event: Event, policy: &Policy) -> Result<Reply, 
             on_block(state, (number, hash), entropy, traceparent, policy)
         }
         Event::Reorganised { ancestor, ancestor_hash, abandoned } => {
-            Ok(chain::on_reorganised(state, ancestor, ancestor_hash, abandoned))
+            Ok(chain::on_reorganised(state, ancestor, ancestor_hash, abandoned, policy))
         }
         Event::Degraded { kind, detail, block } => {
             Ok(chain::on_degraded(state, Degradation { kind, detail, block }))
@@ -31,9 +31,19 @@ pub fn apply(state: &mut State, event: Event, policy: &Policy) -> Result<Reply, 
         Event::Finish { job, fence, result } => {
             results::on_finish(state, job, fence, result, policy)
         }
-        Event::Merged { round, outcome } => on_merged(state, round, outcome),
+        Event::Merged { round, outcome } => merge::on_merged(state, round, outcome),
         Event::HashSigned { round, signature } => writes::on_signed(state, round, &signature),
         Event::Written { round, kind, status } => writes::on_written(state, round, kind, status),
+        Event::Revealed { cycle, asked, reveals } => {
+            Ok(resync::on_revealed(state, (cycle, asked), &reveals, policy))
+        }
+        Event::Resynced { cycle, model, blamed } => {
+            Ok(resync::on_resynced(state, cycle, model, &blamed))
+        }
+        Event::ResyncFailed { cycle, cause, blamed } => {
+            Ok(resync::on_failed(state, cycle, cause, &blamed))
+        }
+        Event::ModelFound { model } => Ok(resync::on_found(state, model)),
         Event::EffectDone { effect } => Ok(match state.effects.remove(&effect) {
             Some(_) => Reply::Applied,
             None => Reply::Ignored,
@@ -61,49 +71,66 @@ fn on_block(
     state.block_hash = Some(hash);
     let at = policy.schedule.phase_at(number);
     let (phase, cycle) = (at.phase_name, at.cycle_index);
-    let id = policy.schedule.round_id(cycle);
     let newest = state.round.as_ref().map(|round| round.id);
-    if phase >= Phase::MinerCommit1 && newest.is_none_or(|newest| newest < id) {
-        close(state, policy);
-        let missed = phase > Phase::Submission;
-        let late = phase > Phase::MinerCommit1;
-        let mut round = Round {
-            id,
-            cycle,
-            stage: if missed { Stage::Committing } else { Stage::Open },
-            opened_at: number,
-            branch: 0,
-            held: None,
-            traceparent,
-            own_seed: entropy,
-            base: state.base.clone(),
-            history_before: state.history.clone(),
-            frozen: None,
-            miners: Default::default(),
-            jobs: Default::default(),
-            batches_digest: None,
-            sources_digest: None,
-            baseline: None,
-            held_out_after: None,
-            merge: None,
-            weights: Vec::new(),
-            weights_origin: WeightsOrigin::None,
-            writes: Default::default(),
-            degradations: Vec::new(),
-        };
-        if missed {
-            let detail = format!("came in {phase} of cycle {cycle}: nothing to do in it");
-            round.degrade(DegradationKind::RoundMissed, detail, number);
-        } else if late {
-            let detail = format!("came in {phase}: no seed published");
-            round.degrade(DegradationKind::LateStart, detail, number);
+    if phase < Phase::MinerCommit1 {
+        resync::ask(state, traceparent, policy);
+    } else {
+        resync::end(state);
+        if newest.is_none_or(|newest| newest < policy.schedule.round_id(cycle)) {
+            close(state, policy);
+            open(state, (cycle, phase), entropy, traceparent, policy);
         }
-        state.round = Some(round);
     }
     if let Some(round) = &mut state.round {
         jobs::expire(round, number, policy);
     }
     Ok(Reply::Applied)
+}
+
+/// Opens the round of a cycle. Without a model there is none: nobody could be compared with it.
+fn open(
+    state: &mut State,
+    (cycle, phase): (CycleIndex, Phase),
+    own_seed: u64,
+    traceparent: String,
+    policy: &Policy,
+) {
+    let Some(base) = state.base.clone() else { return };
+    let opened_at = state.block;
+    let missed = phase > Phase::Submission;
+    let late = phase > Phase::MinerCommit1;
+    let mut round = Round {
+        id: policy.schedule.round_id(cycle),
+        cycle,
+        stage: if missed { Stage::Committing } else { Stage::Open },
+        opened_at,
+        branch: 0,
+        held: None,
+        traceparent,
+        own_seed,
+        base,
+        history_before: state.history.clone(),
+        frozen: None,
+        miners: Default::default(),
+        jobs: Default::default(),
+        batches_digest: None,
+        sources_digest: None,
+        baseline: None,
+        held_out_after: None,
+        merge: None,
+        weights: Vec::new(),
+        weights_origin: WeightsOrigin::None,
+        writes: Default::default(),
+        degradations: resync::hand_over(state, (cycle, missed)),
+    };
+    if missed {
+        let detail = format!("came in {phase} of cycle {cycle}: nothing to do in it");
+        round.degrade(DegradationKind::RoundMissed, detail, opened_at);
+    } else if late {
+        let detail = format!("came in {phase}: no seed published");
+        round.degrade(DegradationKind::LateStart, detail, opened_at);
+    }
+    state.round = Some(round);
 }
 
 fn on_frozen(
@@ -140,29 +167,6 @@ fn on_frozen(
     Ok(Reply::Applied)
 }
 
-fn on_merged(state: &mut State, id: RoundId, outcome: MergeOutcome) -> Result<Reply, Rejection> {
-    let block = state.block;
-    let round = state.open_round(id)?;
-    if round.merge.is_some() || round.stage != Stage::Merging {
-        return Ok(Reply::Ignored);
-    }
-    match &outcome {
-        MergeOutcome::Failed { why } => {
-            round.degrade(DegradationKind::MergeFailed, why.clone(), block);
-        }
-        MergeOutcome::Merged(result) | MergeOutcome::Solo(result) => {
-            if !result.detail.is_empty() {
-                round.degrade(DegradationKind::MergePartial, result.detail.clone(), block);
-            }
-            round.add_job(JobKind::HeldOut);
-        }
-    }
-    round.merge = Some(outcome);
-    round.stage = Stage::Committing;
-    state.effects.remove(&format!("{id}/merge"));
-    Ok(Reply::Applied)
-}
-
 /// Does whatever has become due: called after every change.
 fn progress(state: &mut State, policy: &Policy) {
     let block = state.block;
@@ -189,27 +193,23 @@ fn progress(state: &mut State, policy: &Policy) {
     }
     if round.stage == Stage::Evaluating && started(Phase::Merge) {
         finalise::finalise(round, &mut state.history, &mut state.last_weights, block, policy);
-        let until = phases(Phase::ValidatorCommit1).1;
-        effects.push(Effect::Merge(finalise::merge_plan(round, &state.hotkey, until, policy)));
+        effects.push(Effect::Merge(merge::plan(round, &state.hotkey, policy)));
         round.stage = Stage::Merging;
     }
     if round.stage == Stage::Merging && started(Phase::ValidatorCommit2) {
-        let why = "the merge did not end before ValidatorCommit2".to_owned();
-        round.degrade(DegradationKind::MergeFailed, why.clone(), block);
-        round.merge = Some(MergeOutcome::Failed { why });
-        round.stage = Stage::Committing;
+        merge::give_up(round, block);
         state.effects.remove(&format!("{}/merge", round.id));
     }
-    writes::due(round, state.expert_group, &state.base, block, policy, &mut effects);
+    writes::due(round, state.expert_group, block, policy, &mut effects);
     for effect in effects {
         state.effects.entry(effect.id()).or_insert(effect);
     }
-    if writes::revealed(round)
-        && let Some(model) = round.merge.as_ref().and_then(MergeOutcome::model)
-    {
-        state.base = model.clone();
+    let over =
+        round.stage == Stage::Committing && started(Phase::ValidatorCommit2) && is_finished(round);
+    if writes::revealed(round) {
+        state.take_over();
     }
-    if round.stage == Stage::Committing && started(Phase::ValidatorCommit2) && is_finished(round) {
+    if over {
         close(state, policy);
     }
 }
@@ -232,7 +232,8 @@ fn close(state: &mut State, policy: &Policy) {
     }
     let mut left = Vec::new();
     state.effects.retain(|id, effect| {
-        let keep = matches!(effect, Effect::Record(_));
+        let of_round = !matches!(effect, Effect::Reveals { .. } | Effect::Resync(_));
+        let keep = !of_round || matches!(effect, Effect::Record(_));
         if !keep {
             left.push(id.clone());
         }
@@ -245,11 +246,9 @@ fn close(state: &mut State, policy: &Policy) {
             block,
         );
     }
-    if let Some(model) = round.merge.as_ref().and_then(MergeOutcome::model) {
-        state.base = model.clone();
-    }
     round.stage = Stage::Closed;
     let record =
         Effect::Record(Box::new(Record::of(round, &state.hotkey, &state.history, policy, block)));
     state.effects.insert(record.id(), record);
+    state.take_over();
 }

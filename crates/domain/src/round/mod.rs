@@ -15,25 +15,31 @@ mod finalise;
 mod freeze;
 mod jobs;
 mod machine;
+mod merge;
 mod policy;
 mod ranking;
 mod record;
 mod results;
+mod resync;
+mod reveals;
 mod state;
 #[cfg(test)]
 mod tests;
 mod writes;
 
 pub use degradation::{Degradation, DegradationKind, UnknownDegradation};
-pub use events::{Effect, Event, MergePlan, Rejection, Reply};
+pub use events::{Effect, Event, Rejection, Reply};
 pub use freeze::{FreezeInputs, Frozen, FrozenValidator, RawCommitment};
 pub use jobs::JobGrant;
 pub use machine::apply;
+pub use merge::{Influence, LeftOut, MergeFailure, MergeOutcome, MergePlan, MergeResult};
 pub use policy::{EarlyStop, OwnDataPolicy, Policy, PolicyError, Terms, WeightPolicy};
 pub use record::{MinerRecord, Record};
 pub use results::{Finished, Measured};
+pub use resync::{Resync, ResyncPlan, ResyncStage};
+pub use reveals::Reveals;
 pub use state::{
-    Baseline, Cause, Committed, HubPlace, Job, JobKind, JobState, MergeOutcome, MergeResult, Miner,
-    ModelRef, OwnMeasured, Round, Stage, State, Submission, Verdict,
+    Baseline, Cause, Committed, HubPlace, Job, JobKind, JobState, Miner, ModelRef, OwnMeasured,
+    Round, Stage, State, Submission, Verdict,
 };
 pub use writes::{Payload, WeightsOrigin, Write, WriteKind, WriteState, WriteStatus};

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::DegradationKind;
-use crate::{CohortConfig, DuplicatePolicy, Hotkey, Schedule, TopK, TwoGroups};
+use crate::{CohortConfig, DuplicatePolicy, Hotkey, Schedule, TopK, TwoGroups, ValidatorSet};
 
 /// How weights are made of averages.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -114,6 +114,14 @@ pub enum PolicyError {
 }
 
 impl Policy {
+    /// Who may be a validator.
+    pub fn validator_set(&self) -> ValidatorSet {
+        match self.validator_allow_list.is_empty() {
+            true => ValidatorSet::Permits,
+            false => ValidatorSet::AllowList(self.validator_allow_list.clone()),
+        }
+    }
+
     /// Checks what the types cannot.
     pub fn validate(&self) -> Result<(), PolicyError> {
         let zero = |key, value: bool| if value { Err(PolicyError::Zero { key }) } else { Ok(()) };

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Degradation, Effect, Frozen, Rejection, WeightsOrigin, Write, WriteKind};
+use super::{
+    Degradation, Effect, Frozen, MergeOutcome, Rejection, Resync, WeightsOrigin, Write, WriteKind,
+};
 use crate::{
     BlockHash, BlockNumber, CycleIndex, ExpertGroup, GlobalVersion, History, Hotkey, Improvement,
     ModelHash, OwnData, Reason, RoundId, Sketch, Uid, Weights,
@@ -217,53 +219,6 @@ pub struct Job {
     pub not_for: BTreeSet<String>,
 }
 
-/// How a merge ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "outcome")]
-pub enum MergeOutcome {
-    /// With others.
-    Merged(MergeResult),
-    /// Alone.
-    Solo(MergeResult),
-    /// Not at all: the model stays as it was.
-    Failed {
-        /// Why.
-        why: String,
-    },
-}
-
-/// What a merge made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MergeResult {
-    /// Whose gradient is in the result.
-    pub members: Vec<Hotkey>,
-    /// Digest of the reduced pseudo-gradient, hex.
-    pub digest: String,
-    /// The new model.
-    pub model: ModelRef,
-    /// Who or what was left out; empty when nothing.
-    pub detail: String,
-}
-
-impl MergeOutcome {
-    /// The new model, if there is one.
-    pub fn model(&self) -> Option<&ModelRef> {
-        match self {
-            Self::Merged(result) | Self::Solo(result) => Some(&result.model),
-            Self::Failed { .. } => None,
-        }
-    }
-
-    /// The stable, snake_case name.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Merged(_) => "merged",
-            Self::Solo(_) => "solo",
-            Self::Failed { .. } => "failed",
-        }
-    }
-}
-
 /// Losses of the base model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Baseline {
@@ -343,8 +298,8 @@ pub struct State {
     /// Its hash; none in a state of before hashes were kept.
     #[serde(default)]
     pub block_hash: Option<BlockHash>,
-    /// The model that is served and trained on.
-    pub base: ModelRef,
+    /// The model that is served and trained on; none before the first one is here.
+    pub base: Option<ModelRef>,
     /// Scores of the last rounds.
     pub history: History,
     /// The last weights that were decided on their merits.
@@ -353,6 +308,9 @@ pub struct State {
     pub validators: Vec<Hotkey>,
     /// The round in progress, or the last one until the next opens.
     pub round: Option<Round>,
+    /// The last look at what validators have revealed.
+    #[serde(default)]
+    pub resync: Option<Resync>,
     /// Work outside that is not known to be done, by name. Saved with the state before any of it
     /// runs, and run again after a crash until an event says that it is done.
     pub effects: BTreeMap<String, Effect>,
@@ -363,8 +321,8 @@ pub struct State {
 }
 
 impl State {
-    /// The state of a validator that has just been set up with `base`.
-    pub fn new(hotkey: Hotkey, expert_group: ExpertGroup, base: ModelRef) -> Self {
+    /// The state of a validator that has just been set up with `base`, or without a model.
+    pub fn new(hotkey: Hotkey, expert_group: ExpertGroup, base: Option<ModelRef>) -> Self {
         Self {
             hotkey,
             expert_group,
@@ -375,6 +333,7 @@ impl State {
             last_weights: Weights::new(),
             validators: Vec::new(),
             round: None,
+            resync: None,
             effects: BTreeMap::new(),
             revision: 0,
             next_fence: 1,

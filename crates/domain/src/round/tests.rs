@@ -1,11 +1,16 @@
 //! A whole round, lost workers and latecomers, on a schedule of nine short phases.
 
 mod chain;
+mod merging;
 mod replay;
+mod resync;
+mod reveals;
 mod rules;
 mod verdicts;
 
 use std::collections::BTreeSet;
+
+use reveals::reveals;
 
 use super::*;
 use crate::{
@@ -150,7 +155,7 @@ fn id() -> RoundId {
 }
 
 fn fresh() -> State {
-    State::new(key(ME), ExpertGroup(0), model(0, 0))
+    State::new(key(ME), ExpertGroup(0), Some(model(0, 0)))
 }
 
 fn run(state: &mut State, event: Event) -> Reply {
@@ -204,14 +209,35 @@ fn frozen() -> State {
     state
 }
 
-fn merged() -> Event {
-    let result = MergeResult {
+fn result() -> MergeResult {
+    MergeResult {
         members: vec![key(ME), key(OTHER)],
         digest: "d".to_owned(),
         model: model(first(Phase::Merge), 9),
         detail: String::new(),
+        dropped: vec![],
+        blamed: vec![],
+        influence: vec![],
+    }
+}
+
+fn merged() -> Event {
+    Event::Merged { round: id(), outcome: MergeOutcome::Merged(result()) }
+}
+
+/// What the peer service was asked for.
+fn plan(state: &State) -> MergePlan {
+    let Effect::Merge(plan) = &state.effects[&format!("{}/merge", id())] else {
+        panic!("no merge")
     };
-    Event::Merged { round: id(), outcome: MergeOutcome::Merged(result) }
+    plan.clone()
+}
+
+/// The record of the first round, which is not stored yet.
+fn record(state: &State) -> Record {
+    let effect = &state.effects[&format!("{}/record", id())];
+    let Effect::Record(record) = effect else { panic!("no record: {effect:?}") };
+    record.as_ref().clone()
 }
 
 fn round(state: &State) -> &Round {
@@ -253,14 +279,7 @@ fn a_whole_round_pays_the_honest_miner_alone_and_ends_with_a_record() {
     assert_eq!(miner(&state, 10).score, Some(2.25));
     assert_eq!(miner(&state, 11).score, Some(0.0));
     assert_eq!(miner(&state, 12).score, Some(0.0));
-    let plan = state.effects.values().find_map(|effect| match effect {
-        Effect::Merge(plan) => Some(plan.clone()),
-        Effect::Freeze { .. }
-        | Effect::SignHash { .. }
-        | Effect::Write { .. }
-        | Effect::Record(_) => None,
-    });
-    let plan = plan.unwrap();
+    let plan = plan(&state);
     assert_eq!(plan.contributions.len(), 1);
     assert_eq!(plan.validators, [(key(OTHER), "127.0.0.1:8001".to_owned())]);
 
@@ -272,9 +291,9 @@ fn a_whole_round_pays_the_honest_miner_alone_and_ends_with_a_record() {
     run(&mut state, Event::HashSigned { round: id(), signature: "s".repeat(86) });
     written(&mut state, WriteKind::SignedHash);
     blocks(&mut state, first(Phase::ValidatorCommit2));
-    assert_eq!(state.base.model_hash, ModelHash([0; 24]), "not before it is revealed");
+    assert_eq!(state.base, Some(model(0, 0)), "not before it is revealed");
     written(&mut state, WriteKind::ModelHash);
-    assert_eq!(state.base.model_hash, ModelHash([9; 24]));
+    assert_eq!(state.base, Some(model(first(Phase::Merge), 9)));
     written(&mut state, WriteKind::Weights);
 
     assert_eq!(round(&state).stage, Stage::Closed);
@@ -402,7 +421,7 @@ fn a_merge_that_never_ends_leaves_the_model_and_is_recorded() {
     written(&mut state, WriteKind::ModelHash);
     written(&mut state, WriteKind::Weights);
     assert_eq!(round(&state).stage, Stage::Closed);
-    assert_eq!(state.base, model(0, 0));
+    assert_eq!(state.base, Some(model(0, 0)));
 }
 
 #[test]
@@ -428,14 +447,7 @@ fn an_unfinished_round_is_closed_when_the_next_one_opens() {
     let mut state = evaluated();
     blocks(&mut state, 36 + first(Phase::MinerCommit1));
     assert_eq!(round(&state).cycle.0, 1);
-    let record = state.effects.values().find_map(|effect| match effect {
-        Effect::Record(record) => Some(record.as_ref().clone()),
-        Effect::Freeze { .. }
-        | Effect::Merge(_)
-        | Effect::SignHash { .. }
-        | Effect::Write { .. } => None,
-    });
-    let kinds: Vec<_> = record.unwrap().degradations.into_iter().map(|d| d.kind).collect();
+    let kinds: Vec<_> = record(&state).degradations.into_iter().map(|d| d.kind).collect();
     assert!(kinds.contains(&DegradationKind::Unfinished));
 }
 

@@ -145,7 +145,6 @@ impl WriteStatus {
 pub(super) fn due(
     round: &mut Round,
     group: ExpertGroup,
-    base: &ModelRef,
     block: BlockNumber,
     policy: &Policy,
     effects: &mut Vec<Effect>,
@@ -157,13 +156,13 @@ pub(super) fn due(
     let started = |phase| block >= policy.schedule.phase_range(cycle, phase).0;
     let late = has(&round.degradations, DegradationKind::LateStart);
     if !late && !round.writes.contains_key(&WriteKind::Seed) {
-        let commitment = validator_commitment(base, group, Some(round.own_seed));
+        let commitment = validator_commitment(&round.base, group, Some(round.own_seed));
         round.add_write(WriteKind::Seed, commitment, block, effects);
     }
     if round.stage != Stage::Committing {
         return;
     }
-    let model = round.merge.as_ref().and_then(MergeOutcome::model).unwrap_or(base).clone();
+    let model = round.merge.as_ref().and_then(MergeOutcome::model).unwrap_or(&round.base).clone();
     if started(Phase::ValidatorCommit1) && !round.writes.contains_key(&WriteKind::SignedHash) {
         effects.push(Effect::SignHash { round: round.id, model_hash: model.model_hash });
     }

@@ -235,14 +235,8 @@ fn weights_say_where_they_come_from_in_the_round_in_the_write_and_in_the_record(
     assert_eq!(round(&state).weights_origin, WeightsOrigin::StaleGuard);
     assert_eq!(payload(&state), Payload::StaleWeights(vec![(Uid(3), 1.0)]));
     blocks(&mut state, 36 + first(Phase::MinerCommit1));
-    let record = state.effects.values().find_map(|effect| match effect {
-        Effect::Record(record) => Some(serde_json::to_value(record).unwrap()),
-        Effect::Freeze { .. }
-        | Effect::Merge(_)
-        | Effect::SignHash { .. }
-        | Effect::Write { .. } => None,
-    });
-    assert_eq!(record.unwrap()["weights_origin"], "stale_guard");
+    let record = serde_json::to_value(record(&state)).unwrap();
+    assert_eq!(record["weights_origin"], "stale_guard");
 }
 
 #[test]
@@ -256,7 +250,7 @@ fn states_and_records_from_before_are_read_as_they_were_meant() {
     };
     let mut old = serde_json::to_value(&state).unwrap();
     strip(&mut old["round"], &["opened_at", "branch", "held", "weights_origin"]);
-    strip(&mut old, &["block_hash"]);
+    strip(&mut old, &["block_hash", "resync"]);
     let read: State = serde_json::from_value(old).unwrap();
     assert_eq!((read.block, read.block_hash), (state.block, None));
     assert_eq!(read.round.unwrap().weights, round(&state).weights);
@@ -291,6 +285,13 @@ fn settle(state: &mut State) {
                 Effect::Write { round, kind, .. } => {
                     let status = WriteStatus { state: WriteState::Done, ..WriteStatus::pending() };
                     Event::Written { round: *round, kind: *kind, status }
+                }
+                Effect::Reveals { cycle, asked, .. } => {
+                    Event::Revealed { cycle: *cycle, asked: *asked, reveals: Box::new(reveals(9)) }
+                }
+                Effect::Resync(plan) => {
+                    let (cycle, model) = (plan.cycle, plan.model.clone());
+                    Event::Resynced { cycle, model, blamed: vec![] }
                 }
                 Effect::Record(_) => continue,
             };
@@ -344,6 +345,8 @@ proptest! {
             for (id, effect) in &state.effects {
                 let branch = match effect {
                     Effect::Freeze { branch, .. } => *branch,
+                    Effect::Reveals { asked, .. } => *asked,
+                    Effect::Resync(_) => state.resync.as_ref().unwrap().asked,
                     Effect::Merge(_)
                     | Effect::SignHash { .. }
                     | Effect::Write { .. }

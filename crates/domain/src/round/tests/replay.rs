@@ -68,6 +68,22 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
             }
         ),
         1 => Just(()).prop_map(|()| merged()),
+        2 => (0u64..3, 0u64..120, prop::sample::select(vec![0u8, 7, 9])).prop_map(
+            |(cycle, asked, hash)| Event::Revealed {
+                cycle: crate::CycleIndex(cycle),
+                asked,
+                reveals: Box::new(reveals(hash)),
+            }
+        ),
+        1 => (0u64..3, prop::sample::select(vec![7u8, 9])).prop_map(|(cycle, hash)| {
+            let (cycle, model) = (crate::CycleIndex(cycle), model(24, hash));
+            Event::Resynced { cycle, model, blamed: vec![] }
+        }),
+        1 => (0u64..3, "[ab]").prop_map(|(cycle, reason)| {
+            let cause = Cause { reason, detail: String::new() };
+            Event::ResyncFailed { cycle: crate::CycleIndex(cycle), cause, blamed: vec![] }
+        }),
+        1 => Just(Event::ModelFound { model: model(3, 3) }),
         1 => Just(Event::HashSigned { round: id(), signature: "s".repeat(86) }),
         2 => prop::sample::select(vec![
             WriteKind::Seed, WriteKind::SignedHash, WriteKind::ModelHash, WriteKind::Weights,

@@ -202,7 +202,7 @@ fn without_a_seed_there_is_no_round_and_never_a_constant() {
     blocks(&mut state, first(Phase::ValidatorCommit2));
     written(&mut state, WriteKind::ModelHash);
     assert_eq!(round(&state).stage, Stage::Closed);
-    assert_eq!((state.base.clone(), round(&state).merge.clone()), (model(0, 0), None));
+    assert_eq!((state.base.clone(), round(&state).merge.clone()), (Some(model(0, 0)), None));
     assert!(round(&state).weights.is_empty(), "averages of earlier rounds are not this one's");
     assert!(
         round(&state).miners.values().all(|miner| miner.score.is_none() && miner.reason.is_none())

@@ -117,14 +117,7 @@ fn paid(state: &State, k: u8) -> (Option<f64>, Option<Reason>) {
 }
 
 fn contributors(state: &State) -> usize {
-    let merge = state.effects.values().find_map(|effect| match effect {
-        Effect::Merge(plan) => Some(plan.contributions.len()),
-        Effect::Freeze { .. }
-        | Effect::SignHash { .. }
-        | Effect::Write { .. }
-        | Effect::Record(_) => None,
-    });
-    merge.unwrap()
+    plan(state).contributions.len()
 }
 
 #[test]
