@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 FMT := $(CARGO) fmt --all -- --config group_imports=StdExternalCrate,imports_granularity=Crate
 
-.PHONY: help demo test check setup setup-libtorch setup-tests build fmt lint docs-check deny fuzz bench bench-chain bench-evaluator bench-gateway bench-model bench-stream clean
+.PHONY: help demo test check setup setup-libtorch setup-tests build fmt lint docs-check deny fuzz bench bench-chain bench-evaluator bench-gateway bench-merge bench-model bench-stream clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ bench-chain: ## How long a freeze waits for the chain service, and how much memo
 bench-gateway: ## Downloads beside nginx (nginx-light), uploads beside the hashes alone, and what memory they take; ARGS="--quick" for less
 	$(CARGO) bench --package svc-gateway --bench download
 	$(CARGO) bench --package svc-gateway --bench upload -- $(ARGS)
+
+bench-merge: ## An all-reduce among 2, 4 and 8 validators beside copying as many bytes; ARGS="--mib 64 --members 2,4" for less
+	$(CARGO) bench --package svc-peer --bench all_reduce -- $(ARGS)
 
 bench-model: setup-libtorch ## The forward pass against Python transformers; ARGS="--length 512,2048 --runs 3" for options
 	@scripts/setup-bench.sh

@@ -2,12 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the failure")]
 
+mod bad_network;
 mod chain;
 mod faults;
 mod holder;
 mod merge;
 mod network;
 mod process;
+mod proxy;
 mod restart;
 mod resync;
 mod resync_liars;

@@ -110,6 +110,11 @@ impl Member {
     pub(crate) async fn new(seed: u8, nudge: f32) -> Self {
         let dir = testkit::tempdir().unwrap();
         let base = publish_base(&dir.path().join("artifacts"), 0, nudge);
+        Self::with_base(seed, dir, base).await
+    }
+
+    /// A validator with this base in its folder, not running yet.
+    pub(crate) async fn with_base(seed: u8, dir: testkit::TempDir, base: ModelRef) -> Self {
         let addr = testkit::unused_addr().unwrap();
         let mut config: Config = kit::config::load_with(None, "peer", |_| None).unwrap();
         config.grpc_addr = addr;
@@ -132,6 +137,23 @@ impl Member {
 
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.addr)
+    }
+
+    /// Where other members reach it.
+    pub(crate) fn peer_addr(&self) -> SocketAddr {
+        self.config.peer_addr.unwrap_or(self.addr)
+    }
+
+    /// How other members reach it.
+    pub(crate) fn scheme(&self) -> &'static str {
+        match self.config.peer_addr {
+            Some(_) if self.config.peer_tls => "https",
+            Some(_) | None => "http",
+        }
+    }
+
+    pub(crate) fn peer_url(&self) -> String {
+        format!("{}://{}", self.scheme(), self.peer_addr())
     }
 
     pub(crate) fn artifacts(&self) -> PathBuf {
@@ -278,7 +300,7 @@ pub(crate) async fn members(seeds: &[u8]) -> Vec<Member> {
 /// Tells everybody everybody's URL.
 pub(crate) fn introduce(members: &mut [Member]) {
     let urls: BTreeMap<Hotkey, String> =
-        members.iter().map(|member| (member.hotkey.clone(), member.url())).collect();
+        members.iter().map(|member| (member.hotkey.clone(), member.peer_url())).collect();
     members.iter_mut().for_each(|member| member.config.peer_urls.clone_from(&urls));
 }
 
