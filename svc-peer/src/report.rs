@@ -122,23 +122,14 @@ impl Report {
         blamed
     }
 
-    /// Why it failed and whom it left out, for a person.
+    /// Why it failed and which submissions are not in it, for a person. Validators are named apart.
     pub(crate) fn detail(&self) -> String {
-        let mut parts = Vec::new();
-        if !self.why.is_empty() {
-            parts.push(self.why.clone());
+        let skipped: Vec<String> = self.reduced.skipped.iter().map(in_words).collect();
+        match (self.why.as_str(), skipped.as_slice()) {
+            (why, []) => why.to_owned(),
+            ("", some) => format!("submissions skipped: {}", some.join(", ")),
+            (why, some) => format!("{why}; submissions skipped: {}", some.join(", ")),
         }
-        for (what, left_out) in [
-            ("proven to have broken the rules", &self.blamed()),
-            ("validators left out", &self.reduced.dropped),
-            ("submissions skipped", &self.reduced.skipped),
-        ] {
-            if !left_out.is_empty() {
-                let named: Vec<String> = left_out.iter().map(in_words).collect();
-                parts.push(format!("{what}: {}", named.join(", ")));
-            }
-        }
-        parts.join("; ")
     }
 }
 

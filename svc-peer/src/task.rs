@@ -76,6 +76,8 @@ impl Task {
             members = report.reduced.members.len(),
             digest = report.reduced.digest,
             model_hash = %report.model.model_hash,
+            dropped = report.reduced.dropped.len(),
+            blamed = report.blamed().len(),
             detail = report.detail(),
             "merge ended"
         );

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use domain::{ExpertGroup, Hotkey, ModelHash, RoundId};
 use merge::{
-    Choice, Claim, Command, Digest, Envelope, Event, Exchange, Gradient, Inputs, Machine, Offer,
-    PROTOCOL, Proof, Recompute, Refused, Roster, Said, Saved, Signature, Signed, Slice, Stage,
-    Start, Statement, Terms, Unproven, Verified, Verify,
+    Choice, Claim, Command, Digest, Event, Gradient, Inputs, Machine, Offer, PROTOCOL,
+    Proof, Recompute, Refused, Roster, Said, Saved, Signature, Signed, Slice, Stage, Start,
+    Statement, Terms, Unproven, Verified, Verify,
 };
 use proptest::prelude::*;
 
@@ -118,48 +118,6 @@ fn what_is_longer_than_anything_honest_is_refused_before_its_signature_is_checke
     let mut signed = said(1, Statement::Vouch(items));
     signed.signature = Signature([0; 64]);
     assert_eq!(Verified::new(signed, &Keys), Err(Refused::TooLarge));
-}
-
-#[test]
-fn an_exchange_holds_for_one_round_sender_receiver_nonce_and_content() {
-    let exchange = Exchange {
-        incarnation: 1,
-        group: None,
-        had: None,
-        statements: vec![said(1, offer(1)), said(2, offer(2))],
-    };
-    let envelope = Envelope {
-        round: RoundId(336),
-        sender: hotkey(1),
-        receiver: hotkey(2),
-        nonce: [1; 16],
-        in_reply_to: None,
-        body: exchange.digest(),
-    };
-    let half = blake3::keyed_hash(hotkey(1).public_key(), &envelope.bytes());
-    let mut signature = Signature([0; 64]);
-    signature.0[..32].copy_from_slice(half.as_bytes());
-    let holds = |envelope: &Envelope, exchange: &Exchange, receiver: u8| {
-        envelope.holds(RoundId(336), &hotkey(receiver), exchange, &signature, &Keys)
-    };
-    assert!(holds(&envelope, &exchange, 2));
-    assert!(!holds(&envelope, &exchange, 3));
-    let mut less = exchange.clone();
-    less.statements.pop();
-    assert!(!holds(&envelope, &less, 2));
-    let mut other = exchange.clone();
-    other.group = Some(Digest([1; 32]));
-    assert!(!holds(&envelope, &other, 2));
-    for change in [
-        |envelope: &mut Envelope| envelope.nonce = [2; 16],
-        |envelope: &mut Envelope| envelope.in_reply_to = Some([1; 16]),
-        |envelope: &mut Envelope| envelope.sender = hotkey(3),
-        |envelope: &mut Envelope| envelope.round = RoundId(337),
-    ] {
-        let mut changed = envelope.clone();
-        change(&mut changed);
-        assert!(!holds(&changed, &exchange, 2));
-    }
 }
 
 #[test]

@@ -334,6 +334,11 @@ pub(crate) fn outcome(status: &MergeStatus) -> &str {
     &status.outcome
 }
 
+/// Whom a merge has left out, each as `hotkey (reason)`.
+pub(crate) fn dropped(status: &MergeStatus) -> Vec<String> {
+    status.dropped.iter().map(|one| format!("{} ({})", one.hotkey, one.reason)).collect()
+}
+
 /// Hash of the model after a merge.
 pub(crate) fn hash(status: &MergeStatus) -> &str {
     &status.model.as_ref().unwrap().model_hash
