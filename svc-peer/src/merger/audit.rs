@@ -87,6 +87,7 @@ impl Hands {
         }
         let turn = Arc::clone(lock(&self.looking_at).entry(data.clone()).or_default());
         let _turn = turn.lock().await;
+        let _lane = self.lane(giver).await;
         if self.chunks_of(data).is_none()
             && let Err(error) = self.fetch_into(data, giver, expected).await
         {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use domain::Hotkey;
 use futures::{StreamExt as _, stream, stream::BoxStream};
 use merge::{Data, Digest, Event, Exchange, Said, Signature, Signed, Verified};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::{debug, instrument, warn};
 
 use super::{
@@ -64,7 +64,12 @@ pub(crate) struct Hands {
     tally: Mutex<Tally>,
     /// Pieces that are fetched for audits: one audit at a time does that, for all of the piece.
     pub(super) looking_at: Mutex<BTreeMap<Data, Arc<tokio::sync::Mutex<()>>>>,
+    /// Transfers for audits from each validator: more than it gives at once would be refused.
+    lanes: Mutex<BTreeMap<Hotkey, Arc<Semaphore>>>,
 }
+
+/// Of the transfers that a validator gives at once (`max_transfers`), so many are for audits.
+const LANES: usize = 4;
 
 /// A lock whose holder has panicked still guards whole values.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -81,6 +86,7 @@ impl Hands {
             notes: Mutex::default(),
             tally: Mutex::default(),
             looking_at: Mutex::default(),
+            lanes: Mutex::default(),
         }
     }
 
@@ -120,6 +126,14 @@ impl Hands {
     pub(super) fn note(&self, hotkey: &Hotkey, reason: &'static str, detail: String) {
         debug!(peer = %hotkey, reason, detail, "something went wrong with a validator");
         lock(&self.notes).insert(hotkey.clone(), Note { reason, detail });
+    }
+
+    /// Room for a transfer for an audit, waited for.
+    pub(super) async fn lane(&self, from: &Hotkey) -> Option<OwnedSemaphorePermit> {
+        let new = || Arc::new(Semaphore::new(LANES));
+        let lane = Arc::clone(lock(&self.lanes).entry(from.clone()).or_insert_with(new));
+        // Never closed.
+        lane.acquire_owned().await.ok()
     }
 
     pub(super) fn is_me(&self, hotkey: &Hotkey) -> bool {

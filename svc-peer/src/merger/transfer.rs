@@ -206,6 +206,7 @@ impl Hands {
         from: &Hotkey,
     ) -> Result<Bytes, TransferError> {
         let caller = &self.tools.caller;
+        let _lane = self.lane(from).await;
         let mut stream = caller.fetch(from, data, chunk, 1).await?;
         let list = stream.list(expected.listed.len()).await?;
         if Digest::of_chunks(&list) != expected.committed {
