@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use domain::{ExpertGroup, Hotkey, ModelHash, RoundId};
 use merge::{
-    Choice, Claim, Command, Digest, Event, Gradient, Inputs, Machine, Offer, PROTOCOL,
-    Proof, Recompute, Refused, Roster, Said, Saved, Signature, Signed, Slice, Stage, Start,
-    Statement, Terms, Unproven, Verified, Verify,
+    Choice, Claim, Command, Digest, Event, Gradient, Inputs, Machine, Offer, PROTOCOL, Proof,
+    Recompute, Refused, Roster, Said, Saved, Signature, Signed, Slice, Stage, Start, Statement,
+    Terms, Unproven, Verified, Verify,
 };
 use proptest::prelude::*;
 
