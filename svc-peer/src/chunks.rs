@@ -134,7 +134,7 @@ impl Chunks {
         self.0.range.clone()
     }
 
-    /// The digests of [`Chunks::listed`]: what was signed is the digest of this list.
+    /// Digests of these chunks, or of more around them: what was signed is the digest of this list.
     pub(crate) fn list(&self) -> &Arc<[Digest]> {
         &self.0.list
     }
