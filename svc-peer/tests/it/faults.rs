@@ -45,6 +45,21 @@ enum Fault {
     ReducesWrongly,
 }
 
+impl Fault {
+    const ALL: [Self; 10] = [
+        Self::FailsBefore,
+        Self::FailsWhileSending,
+        Self::SendsSlowly,
+        Self::FailsReducing,
+        Self::ReducesSlowly,
+        Self::Cancels,
+        Self::SendsGarbage,
+        Self::Replays,
+        Self::Equivocates,
+        Self::ReducesWrongly,
+    ];
+}
+
 /// A member with a fault.
 #[derive(Debug)]
 struct Faulty {
@@ -310,6 +325,17 @@ async fn who_reduces_wrongly_is_proven_to_and_another_reduces_its_slice() {
         let last = members.last().unwrap().hotkey.to_string();
         for status in &ended {
             assert_eq!(blamed(status), [(last.as_str(), "wrong_reduction")], "{}", status.detail);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "seventy merges, some of which wait for their deadline: the others look at two sizes each"]
+async fn each_fault_with_each_number_of_members() {
+    for fault in Fault::ALL {
+        for size in [[2, 3], [4, 5], [6, 7], [8, 8]] {
+            survive(fault, size).await;
+            eprintln!("{fault:?} with {size:?} members: the others agree");
         }
     }
 }
