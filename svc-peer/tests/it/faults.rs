@@ -45,21 +45,6 @@ enum Fault {
     ReducesWrongly,
 }
 
-impl Fault {
-    const ALL: [Self; 10] = [
-        Self::FailsBefore,
-        Self::FailsWhileSending,
-        Self::SendsSlowly,
-        Self::FailsReducing,
-        Self::ReducesSlowly,
-        Self::Cancels,
-        Self::SendsGarbage,
-        Self::Replays,
-        Self::Equivocates,
-        Self::ReducesWrongly,
-    ];
-}
-
 /// A member with a fault.
 #[derive(Debug)]
 struct Faulty {
@@ -329,13 +314,34 @@ async fn who_reduces_wrongly_is_proven_to_and_another_reduces_its_slice() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "seventy merges, some of which wait for their deadline: the others look at two sizes each"]
-async fn each_fault_with_each_number_of_members() {
-    for fault in Fault::ALL {
-        for size in [[2, 3], [4, 5], [6, 7], [8, 8]] {
-            survive(fault, size).await;
-            eprintln!("{fault:?} with {size:?} members: the others agree");
+/// One trial for each fault: with two to eight members.
+macro_rules! any_number_of_members {
+    ($($name:ident: $fault:expr;)+) => {
+        mod any_number_of_members {
+            use super::*;
+
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                #[ignore = "takes minutes: the other trials look at two sizes each"]
+                async fn $name() {
+                    for sizes in [[2, 3], [4, 5], [6, 7], [8, 8]] {
+                        survive($fault, sizes).await;
+                    }
+                }
+            )+
         }
-    }
+    };
+}
+
+any_number_of_members! {
+    fails_before: Fault::FailsBefore;
+    fails_while_sending: Fault::FailsWhileSending;
+    sends_slowly: Fault::SendsSlowly;
+    fails_reducing: Fault::FailsReducing;
+    reduces_slowly: Fault::ReducesSlowly;
+    is_stopped: Fault::Cancels;
+    sends_garbage: Fault::SendsGarbage;
+    replays: Fault::Replays;
+    equivocates: Fault::Equivocates;
+    reduces_wrongly: Fault::ReducesWrongly;
 }
