@@ -27,7 +27,7 @@ const SHAPE: BatchShape = BatchShape { rows: 2, length: 1024 };
 /// The small width with fewer layers and experts: large enough to be seen beside libtorch.
 fn config() -> Value {
     let mut config = init::deepseek_config(Width::Small);
-    config["num_hidden_layers"] = 10.into();
+    config["num_hidden_layers"] = 24.into();
     config["n_routed_experts"] = 32.into();
     config
 }

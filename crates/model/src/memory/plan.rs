@@ -16,6 +16,12 @@ const RUNTIME_HOST: u64 = 192 << 20;
 /// What CUDA's context and the libraries' workspaces take of a GPU. Not measured here.
 const RUNTIME_DEVICE: u64 = 768 << 20;
 
+/// Where a processor has units for a short type, oneDNN compiles a kernel for each shape of a product in
+/// it, and keeps as many as this (its default), …
+const KERNELS: u64 = 1024;
+/// … of about this size: 48 layers of the small width held 362 MB of them.
+const KERNEL: u64 = 256 << 10;
+
 /// Size of the largest batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchShape {
@@ -84,7 +90,8 @@ impl MemoryPlan {
         staged: u32,
     ) -> Result<Self, ModelError> {
         let config = ModelConfig::from_json(config)?;
-        let layout = Layout::new(&config, &expert_ids(&config, group)?, &options);
+        let experts = expert_ids(&config, group)?;
+        let layout = Layout::new(&config, &experts, &options);
         let weight = options.weights.kind().elt_size_in_bytes() as u64;
         let shapes = parameters(&config);
         let tensors = shapes.iter().filter(|(name, _)| !name.contains(".mlp.experts."));
@@ -108,6 +115,13 @@ impl MemoryPlan {
             part("residual stream", place, residual),
         ];
         parts.extend(runtime.map(|bytes| part("CUDA", Place::Gpu, bytes)));
+        if compiles_kernels(&options) {
+            let products = 2 * experts.iter().map(|ids| ids.len() as u64).sum::<u64>()
+                + 6 * config.layers.unsigned_abs();
+            parts.push(part("compiled kernels", Place::Host, products.min(KERNELS) * KERNEL));
+            // They take weights in an order of their own, and what that takes is not given back.
+            parts.push(part("reordered experts", Place::Host, layout.bytes()));
+        }
         parts.retain(|part| part.bytes > 0);
         let steps = Steps { config: &config, options: &options, shape, tokens };
         let steps = vec![
@@ -164,6 +178,24 @@ impl fmt::Display for MemoryPlan {
         }
         Ok(())
     }
+}
+
+/// Whether products on this processor are computed by kernels that oneDNN compiles for each shape. Seen
+/// for bfloat16; float16 is taken to be alike, and was not measured.
+fn compiles_kernels(options: &LoadOptions) -> bool {
+    let kind = options.autocast.map_or(options.weights.kind(), |cast| cast.kind());
+    matches!(options.device, Device::Cpu) && has_units_for(kind)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_units_for(kind: tch::Kind) -> bool {
+    (kind == tch::Kind::BFloat16 && std::arch::is_x86_feature_detected!("avx512bf16"))
+        || (kind == tch::Kind::Half && std::arch::is_x86_feature_detected!("avx512fp16"))
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_units_for(_: tch::Kind) -> bool {
+    false
 }
 
 /// Tensors that live at once in the steps of a layer, in bytes.
