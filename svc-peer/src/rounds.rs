@@ -55,13 +55,13 @@ pub(crate) enum Found {
 #[derive(Debug)]
 pub(crate) struct Rounds {
     tools: Tools,
-    current: watch::Sender<Option<Arc<Round>>>,
+    current: Arc<watch::Sender<Option<Arc<Round>>>>,
 }
 
 impl Rounds {
     /// No round has started yet.
     pub(crate) fn new(tools: Tools) -> Self {
-        Self { tools, current: watch::Sender::new(None) }
+        Self { tools, current: Arc::new(watch::Sender::new(None)) }
     }
 
     /// The newest round, if it is `id`; otherwise why it cannot be asked here.
@@ -138,10 +138,10 @@ impl Rounds {
         );
         kit::trace::attach(&span, &plan.traceparent);
         info!(parent: &span, deadline = ?plan.deadline, "merge started");
-        let until = stop.clone();
+        let (until, here, current) = (stop.clone(), Arc::clone(&round), Arc::clone(&self.current));
         let run = async move {
             tokio::select! {
-                () = task.run() => {}
+                () = task.run() => forget_unless_ended(&here, &current),
                 () = until.cancelled() => {}
             }
         };
@@ -192,5 +192,15 @@ impl Rounds {
             stop: stop.clone(),
             shown,
         }
+    }
+}
+
+/// A merge that was left without a report, since its lease was lost, is not here any more: who asks is
+/// told so and starts it again, wherever the lease can be had. It goes on with what it has said.
+fn forget_unless_ended(round: &Arc<Round>, current: &watch::Sender<Option<Arc<Round>>>) {
+    if round.now().report.is_none() {
+        let is_this = |current: &Arc<Round>| Arc::ptr_eq(current, round);
+        current.send_if_modified(|current| current.take_if(|now| is_this(now)).is_some());
+        round.stop.cancel();
     }
 }

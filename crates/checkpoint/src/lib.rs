@@ -52,8 +52,8 @@ pub use state_file::StateFileError;
 pub use stream::{Outcome, Reread, RereadReason, Stream, Streamed};
 pub use tensor::{TensorInfo, TensorSpec};
 pub use vector::{
-    CHUNK, ChunkDigests, DigestError, LayoutDigest, ReadError, Segment, Values, VectorDigest,
-    VectorLayout, WrongChunk,
+    CHUNK, ChunkDigests, DigestError, LayoutDigest, ReadError, Segment, Values, VectorLayout,
+    WrongChunk,
 };
 pub use verify::{Verified, verify};
 pub use write::{FileInfo, WriteError, write_pt, write_safetensors};

@@ -11,6 +11,10 @@ use crate::{
 /// No exchange has more statements.
 pub const MAX_STATEMENTS: usize = 256;
 
+/// Statements of one exchange have no more bytes to sign than this together: with signatures, and
+/// written in any sensible way, they fit into a message of twice the length.
+pub const MAX_BYTES: usize = 1 << 20;
+
 /// Statements, and what the sender has of the receiver. The answer to one is one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -54,7 +54,7 @@ mod terms;
 
 pub use bytes::{Digest, NotADigest};
 pub use event::{Command, Data, Event, Saved, Start, Verdict};
-pub use exchange::{Exchange, MAX_STATEMENTS};
+pub use exchange::{Exchange, MAX_BYTES, MAX_STATEMENTS};
 pub use group::{Counted, Group, LeftOut};
 pub use machine::Machine;
 pub use outcome::{Ended, Failure, Merged, Outcome, Part};

@@ -17,14 +17,9 @@ use tonic::{Request, Response, Status};
 use tracing::instrument;
 
 use super::{
-    Resyncs,
-    assemble::Target,
-    desk::{ModelDesk, Part},
-    holders::Holder,
-    status::Shown,
-    task::Wanted,
+    Resyncs, assemble::Target, desk::ModelDesk, holders::Holder, status::Shown, task::Wanted,
 };
-use crate::{error::Refused, plan::Model, report::LeftOut};
+use crate::{error::Refused, part::Part, plan::Model, report::LeftOut};
 
 /// A day: no cycle is longer.
 const MAX_DEADLINE_MS: u64 = 24 * 60 * 60 * 1000;
@@ -99,16 +94,10 @@ impl ModelService for ModelHandler {
     ) -> Result<Response<Chunks>, Status> {
         let v2::SignedMessage { body, signature } = request.into_inner();
         let parts = self.desk.shard(&body, &signature).await?;
-        Ok(Response::new(Box::pin(parts.map(|part| part.map(chunk).map_err(Status::from)))))
+        Ok(Response::new(Box::pin(
+            parts.map(|part| part.map(Part::into_wire).map_err(Status::from)),
+        )))
     }
-}
-
-fn chunk(part: Part) -> v2::Chunk {
-    let part = match part {
-        Part::List { digests, last } => v2::chunk::Part::List(v2::ChunkList { digests, last }),
-        Part::Data(bytes) => v2::chunk::Part::Data(bytes),
-    };
-    v2::Chunk { part: Some(part) }
 }
 
 fn wanted(request: v1::StartResyncRequest) -> Result<Wanted, InvalidField> {

@@ -10,6 +10,7 @@ use std::{
 use bytes::Bytes;
 use domain::{GlobalVersion, Hotkey, ModelHash, RoundId};
 use futures::{Stream, stream};
+use merge::Digest;
 use proto::InvalidField;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::debug;
@@ -25,20 +26,9 @@ use crate::{
     message::{Body, Envelope, MAX_BODY},
     metrics,
     nonces::Nonces,
+    part::Part,
     signer::Signer,
 };
-
-/// Bytes of digests in one part of a list.
-const LIST_PART: usize = 1 << 20;
-
-/// A part of what is streamed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Part {
-    /// Digests, joined, and whether these are the last.
-    List { digests: Bytes, last: bool },
-    /// A chunk.
-    Data(Bytes),
-}
 
 /// What a validator has asked for in a round, and what it gets right now.
 #[derive(Debug)]
@@ -151,7 +141,7 @@ impl ModelDesk {
             Arc::clone(&asker.streams).try_acquire_owned()
         });
         let streams = streams.map_err(|_| Refused::TooMany)?;
-        let list = if count == 0 { list(file.list.digests()) } else { Vec::new() };
+        let list = if count == 0 { parts(file.list.digests()) } else { Vec::new() };
         let holdings = Arc::clone(&self.holdings);
         let sending =
             Sending { holdings, model, held, name, left: first..end, list, _streams: streams };
@@ -159,16 +149,10 @@ impl ModelDesk {
     }
 }
 
-/// A list in parts, the first one last.
-fn list(digests: &[[u8; 32]]) -> Vec<Part> {
-    let bytes = Bytes::copy_from_slice(digests.as_flattened());
-    let mut parts: Vec<Part> = (0..bytes.len().max(1))
-        .step_by(LIST_PART)
-        .map(|start| {
-            let end = bytes.len().min(start + LIST_PART);
-            Part::List { digests: bytes.slice(start..end), last: end == bytes.len() }
-        })
-        .collect();
+/// The parts of a list, the first one last.
+fn parts(digests: &[[u8; 32]]) -> Vec<Part> {
+    let digests: Vec<Digest> = digests.iter().copied().map(Digest).collect();
+    let mut parts: Vec<Part> = Part::of_list(&digests).collect();
     parts.reverse();
     parts
 }
@@ -195,26 +179,5 @@ impl Sending {
         let bytes = self.holdings.chunk(&self.model, &self.held, file, index).await?;
         metrics::model_bytes_sent(bytes.len());
         Ok(Some((Part::Data(bytes), self)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_list_goes_out_in_parts_that_end_with_the_last() {
-        let digests: Vec<[u8; 32]> = (0..70_000_u32).map(|n| [n as u8; 32]).collect();
-        let mut parts = list(&digests);
-        parts.reverse();
-        let mut joined = Vec::new();
-        for (n, part) in parts.iter().enumerate() {
-            let Part::List { digests, last } = part else { panic!("{part:?}") };
-            assert_eq!(*last, n + 1 == parts.len());
-            assert!(digests.len() <= LIST_PART);
-            joined.extend_from_slice(digests);
-        }
-        assert_eq!(joined, digests.as_flattened());
-        assert_eq!(list(&[]), [Part::List { digests: Bytes::new(), last: true }]);
     }
 }

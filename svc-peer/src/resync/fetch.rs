@@ -23,7 +23,7 @@ use tracing::debug;
 use super::{
     line::Line,
     message::ModelFile,
-    parts::{Part, Parts, PutError, digests},
+    parts::{Part, Parts, PutError, signed},
     work::{Span, Work},
 };
 use crate::call::CallError;
@@ -161,8 +161,8 @@ impl Fetch<'_> {
                 }
                 match self.line.list(holder, file).await {
                     Ok(list) => {
-                        let joined: Vec<u8> = list.iter().flat_map(|digest| digest.0).collect();
-                        let Some(list) = digests(file, &joined) else {
+                        let list = list.into_iter().map(|digest| digest.0).collect();
+                        let Some(list) = signed(file, list) else {
                             out.insert(holder.clone(), wrong_list(&file.name));
                             continue;
                         };

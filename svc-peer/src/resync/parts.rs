@@ -79,7 +79,7 @@ impl Parts {
         digests(file, &fs::read(self.path(file, "list")).ok()?)
     }
 
-    /// Keeps a list that [`digests`] has read.
+    /// Keeps a list that [`signed`] has seen.
     pub(crate) fn keep_list(&self, file: &ModelFile, list: &ChunkDigests) -> io::Result<()> {
         let (path, draft) = (self.path(file, "list"), self.path(file, "draft"));
         fs::write(&draft, list.digests().as_flattened())?;
@@ -156,14 +156,16 @@ impl Part {
     }
 }
 
-/// The digests in `bytes`, joined, where they are those that were signed as `file`.
-pub(crate) fn digests(file: &ModelFile, bytes: &[u8]) -> Option<ChunkDigests> {
-    let (digests, rest) = bytes.as_chunks::<DIGEST>();
-    if !rest.is_empty() {
-        return None;
-    }
-    let list = ChunkDigests::from_parts(file.chunk as usize, file.len, digests.to_vec()).ok()?;
+/// A list of digests, where they are those that were signed as `file`.
+pub(crate) fn signed(file: &ModelFile, digests: Vec<[u8; DIGEST]>) -> Option<ChunkDigests> {
+    let list = ChunkDigests::from_parts(file.chunk as usize, file.len, digests).ok()?;
     (list.root() == file.root).then_some(list)
+}
+
+/// As [`signed`], of digests in `bytes`, joined.
+fn digests(file: &ModelFile, bytes: &[u8]) -> Option<ChunkDigests> {
+    let (digests, rest) = bytes.as_chunks::<DIGEST>();
+    signed(file, digests.to_vec()).filter(|_| rest.is_empty())
 }
 
 #[cfg(test)]

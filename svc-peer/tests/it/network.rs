@@ -102,6 +102,8 @@ pub(crate) struct Member {
     pub(crate) chain: Chain,
     pub(crate) config: Config,
     pub(crate) conduct: Arc<dyn Conduct>,
+    /// State store, where it is not this process's memory.
+    pub(crate) store_url: Option<String>,
     service: Option<(Shutdown, tokio::task::JoinHandle<()>)>,
 }
 
@@ -131,6 +133,7 @@ impl Member {
             chain,
             config,
             conduct: Arc::new(Honest),
+            store_url: None,
             service: None,
         }
     }
@@ -162,7 +165,10 @@ impl Member {
 
     pub(crate) fn common(&self) -> Common {
         Common {
-            store_url: format!("memory://peer-{}-{}", self.seed, self.addr.port()),
+            store_url: self
+                .store_url
+                .clone()
+                .unwrap_or_else(|| format!("memory://peer-{}-{}", self.seed, self.addr.port())),
             artifacts_url: format!("file:{}", self.artifacts().display()),
             data_dir: self.dir.path().join("data"),
             chain_url: self.chain.url.clone(),

@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::future::join_all;
+use proto::peer::v1::GetMergeRequest;
 use svc_peer::{Conduct, Honest};
+use testkit::RedisServer;
 use tokio::sync::Notify;
 
 use crate::network::{
@@ -54,6 +56,46 @@ async fn a_member_that_is_killed_in_the_middle_finishes_after_its_restart_with_t
         assert_eq!(outcome(status), "merged", "{}", status.detail);
     }
     assert_eq!(ended[0].digest, ended[1].digest);
+    assert_same_model(&all[0], &all[1], NEW_VERSION);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_loses_its_lease_in_the_middle_leaves_the_merge_and_goes_on_when_it_is_asked_again() {
+    let redis = RedisServer::start().await.unwrap();
+    let mut all = members(&[1, 2]).await;
+    let validators = hotkeys(&all);
+    let stuck = Arc::new(Stuck::default());
+    all[1].store_url = Some(redis.url());
+    all[1].conduct = Arc::clone(&stuck) as Arc<dyn Conduct>;
+    for member in &mut all {
+        member.start().await;
+    }
+    let request = |member: &Member| {
+        let mut request = member.request(&validators, &[miner(11, GOOD.0, 1.0)]);
+        request.deadline_ms = 60_000;
+        request
+    };
+    all[0].begin(request(&all[0])).await;
+    all[1].begin(request(&all[1])).await;
+    tokio::time::timeout(Duration::from_secs(60), stuck.0.notified()).await.expect("it reduces");
+    // The lease is for a twentieth of the deadline.
+    redis.freeze().unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    redis.thaw().unwrap();
+
+    let round_id = ROUND;
+    let left = async {
+        while all[1].merges().get_merge(GetMergeRequest { round_id }).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), left).await.expect("it leaves the merge");
+    all[1].begin(request(&all[1])).await;
+    let ended = join_all(all.iter().map(|member| member.end(ROUND))).await;
+    for status in &ended {
+        assert_eq!(outcome(status), "merged", "{} {}", status.reason, status.detail);
+        assert!(status.blamed.is_empty(), "{:?}", status.blamed);
+    }
     assert_same_model(&all[0], &all[1], NEW_VERSION);
 }
 

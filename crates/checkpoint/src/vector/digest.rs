@@ -1,14 +1,9 @@
-//! Digests of what travels: every chunk has one, a slice's list of them has one, and a vector one of its slices'.
+//! Digests of what travels: every chunk has one, and a list of them has one.
 //!
-//! A receiver checks a chunk when it has come, not a slice when all of it has. Who signs the root of a list says what
-//! every chunk must be; two lists of different roots, signed for the same slice of the same round, prove that two were
-//! told different things, and [`ChunkDigests::first_difference`] shows where.
-
-use std::fmt;
+//! A receiver checks a chunk when it has come, not a file when all of it has. Who signs the root of a list says what
+//! every chunk must be.
 
 use rayon::prelude::*;
-
-use super::LayoutDigest;
 
 /// BLAKE3 of each chunk of some bytes: all chunks are equally long but the last, which may be shorter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,10 +12,6 @@ pub struct ChunkDigests {
     len: u64,
     digests: Vec<[u8; 32]>,
 }
-
-/// The digest of a whole vector by its slices.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct VectorDigest(pub [u8; 32]);
 
 /// A list of digests that does not fit its length.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -108,47 +99,10 @@ impl ChunkDigests {
         }
         Ok(())
     }
-
-    /// The first chunk in which two lists differ: with the signatures over both, the proof of an equivocation. Lists
-    /// of another length or chunk size differ in chunk 0.
-    pub fn first_difference(&self, other: &Self) -> Option<usize> {
-        if (self.chunk, self.len) != (other.chunk, other.len) {
-            return Some(0);
-        }
-        self.digests.iter().zip(&other.digests).position(|(a, b)| a != b)
-    }
-}
-
-impl VectorDigest {
-    /// Of a vector by the chunk digests of its slices in order. Depends on how it was sliced, which the members of a
-    /// merge agree on.
-    pub fn of_slices<'a>(
-        layout: LayoutDigest,
-        slices: impl IntoIterator<Item = &'a ChunkDigests>,
-    ) -> Self {
-        let mut hash = blake3::Hasher::new_derive_key("connito vector digest v1");
-        hash.update(&layout.0);
-        for slice in slices {
-            hash.update(&slice.root());
-        }
-        Self(hash.finalize().into())
-    }
 }
 
 fn digest(bytes: &[u8]) -> [u8; 32] {
     blake3::hash(bytes).into()
-}
-
-impl fmt::Display for VectorDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
-    }
-}
-
-impl fmt::Debug for VectorDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "VectorDigest({self})")
-    }
 }
 
 #[cfg(test)]
@@ -178,31 +132,5 @@ mod tests {
         let none = ChunkDigests::from_parts(0, 0, Vec::new());
         assert_eq!(none, Err(DigestError::ChunkSize { chunk: 0 }));
         assert_eq!(ChunkDigests::of(0, &[1]), Err(DigestError::ChunkSize { chunk: 0 }));
-    }
-
-    #[test]
-    fn who_says_two_things_is_found_in_the_chunk_that_differs() {
-        let one: Vec<u8> = (0..=99).collect();
-        let mut two = one.clone();
-        two[50] ^= 1;
-        let lists = [&one, &two].map(|bytes| ChunkDigests::of(10, bytes).unwrap());
-        assert_ne!(lists[0].root(), lists[1].root());
-        assert_eq!(lists[0].first_difference(&lists[1]), Some(5));
-        assert_eq!(lists[0].first_difference(&lists[0]), None);
-        let sent = lists[0].digests().to_vec();
-        assert_eq!(ChunkDigests::from_parts(10, 100, sent), Ok(lists[0].clone()));
-        let coarse = ChunkDigests::of(100, &one).unwrap();
-        assert_eq!(coarse.first_difference(&lists[0]), Some(0));
-    }
-
-    #[test]
-    fn a_vectors_digest_changes_with_any_slice_their_order_and_the_layout() {
-        let list = |byte| ChunkDigests::of(4, &[byte; 9]).unwrap();
-        let (a, b, layout) = (list(1), list(2), LayoutDigest([3; 32]));
-        let digest = VectorDigest::of_slices(layout, [&a, &b]);
-        assert_eq!(digest, VectorDigest::of_slices(layout, [&a, &b]));
-        assert_ne!(digest, VectorDigest::of_slices(layout, [&b, &a]));
-        assert_ne!(digest, VectorDigest::of_slices(layout, [&a, &a]));
-        assert_ne!(digest, VectorDigest::of_slices(LayoutDigest([4; 32]), [&a, &b]));
     }
 }

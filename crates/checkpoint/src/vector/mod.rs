@@ -6,7 +6,7 @@ mod digest;
 mod layout;
 mod values;
 
-pub use digest::{ChunkDigests, DigestError, VectorDigest, WrongChunk};
+pub use digest::{ChunkDigests, DigestError, WrongChunk};
 pub use layout::{LayoutDigest, Segment, VectorLayout};
 pub(crate) use values::within;
 pub use values::{ReadError, Values};

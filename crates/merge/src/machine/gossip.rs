@@ -8,7 +8,7 @@ use domain::Hotkey;
 use crate::{
     bytes::Digest,
     event::Command,
-    exchange::{Exchange, MAX_STATEMENTS, names},
+    exchange::{Exchange, MAX_BYTES, MAX_STATEMENTS, names},
     machine::{Machine, counting::unanimity_name},
     statement::{Slot, Stage, Statement, Verified},
 };
@@ -135,7 +135,14 @@ impl Machine {
                 && (same || !self.is_about_slices(one, result.as_ref()))
                 && self.is_told(one, &names)
         });
-        new.take(MAX_STATEMENTS).cloned().collect()
+        let mut room = MAX_BYTES;
+        let fits = |one: &&Verified| {
+            let left = room.checked_sub(one.said().bytes().len());
+            room = left.unwrap_or(room);
+            left.is_some()
+        };
+        // What does not fit is new the next time.
+        new.take(MAX_STATEMENTS).take_while(fits).cloned().collect()
     }
 
     fn is_about_slices(&self, one: &Verified, unanimity: Option<&Digest>) -> bool {
