@@ -88,6 +88,7 @@ impl Base {
             new_version: GlobalVersion(406),
             contributions: Vec::new(),
             validators: BTreeMap::new(),
+            absent: Vec::new(),
             hotkey: hotkey(1),
             stake: 1,
             deadline: Duration::from_secs(10),

@@ -45,7 +45,7 @@ impl MergeService for MergeHandler {
         request: Request<wire::StartMergeRequest>,
     ) -> Result<Response<wire::MergeStatus>, Status> {
         let plan = plan(request.into_inner()).map_err(Refused::from)?;
-        let others = plan.validators.keys().cloned().collect();
+        let others = plan.validators.keys().chain(&plan.absent).cloned().collect();
         self.rosters.learn(Source::Merge, plan.round, &plan.hotkey, others);
         Ok(Response::new(status(self.rounds.start(plan).await?)))
     }
@@ -76,6 +76,11 @@ fn plan(request: wire::StartMergeRequest) -> Result<Plan, InvalidField> {
             return Err(InvalidField::new("validators.hotkey", "one is named twice"));
         }
     }
+    if request.absent.len() > merge::MAX_ROSTER {
+        return Err(InvalidField::new("absent", "too many"));
+    }
+    let absent = request.absent.iter().map(|text| parse("absent", text));
+    let absent = absent.collect::<Result<Vec<Hotkey>, _>>()?;
     let mut contributions: Vec<Contribution> = Vec::new();
     for contribution in request.contributions {
         let submission = required("contributions.submission", contribution.submission)?;
@@ -105,6 +110,7 @@ fn plan(request: wire::StartMergeRequest) -> Result<Plan, InvalidField> {
         new_version: GlobalVersion(request.new_version),
         contributions,
         validators,
+        absent,
         hotkey,
         stake: request.stake,
         deadline: Duration::from_millis(request.deadline_ms),

@@ -55,6 +55,8 @@ pub(crate) struct Plan {
     pub(crate) contributions: Vec<Contribution>,
     /// The other validators of the round.
     pub(crate) validators: BTreeMap<Hotkey, Validator>,
+    /// Validators that do not take part, and may ask for models.
+    pub(crate) absent: Vec<Hotkey>,
     /// This validator.
     pub(crate) hotkey: Hotkey,
     /// What it has at stake, in rao.

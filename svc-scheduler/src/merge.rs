@@ -74,6 +74,7 @@ fn request(
                 stake: plan.stake(hotkey),
             })
             .collect(),
+        absent: plan.absent.iter().map(Hotkey::to_string).collect(),
         stake: plan.stake(&hotkey),
         hotkey: hotkey.to_string(),
         deadline_ms: ms(deadline).max(1),

@@ -1,5 +1,5 @@
-//! Three validators, every service a process of its own: one lies in a merge, another one is killed in
-//! the middle of one.
+//! Three validators: one lies in a merge, another one is killed in the middle of one; and one comes with
+//! nothing.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -122,6 +122,42 @@ fn all_are_together_again_in_the_last_cycle(report: &Report) {
     for validator in validators {
         assert!(!says(validator, "merge_failed"), "{:?}", validator.degradations);
         assert_eq!(validator.model_hash, validators[0].model_hash);
+        assert_eq!(validator.committed_hash, validator.model_hash);
+    }
+}
+
+/// When the newcomer starts: too late for the round that is open, and with no weights set for a cycle.
+const JOINS: (u64, Phase) = (1, Phase::Merge);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_validator_that_comes_with_nothing_gets_the_model_and_merges_once_it_has_set_weights() {
+    const LAST: u64 = JOINS.0 + 2;
+    let folder = testkit::tempdir().unwrap();
+    let args = Args { cycles: LAST + 1, validators: 3, ..Args::default() };
+    let plan = Plan { late: true, ..Plan::new(&args, folder.path()) };
+    let mut subnet = Subnet::start(plan.clone(), Shutdown::default()).await.unwrap();
+    let (mut joined, mut closed) = (false, Vec::new());
+    while closed.iter().filter(|closed: &&Closed| closed.cycle == LAST).count() < 3 {
+        let Watched::View(validator, view) = subnet.listen().await.unwrap() else { continue };
+        let at = plan.schedule.phase_at(BlockNumber(view.block));
+        if (at.cycle_index.0, at.phase_name) == JOINS && !joined {
+            joined = true;
+            subnet.join().await.unwrap();
+        }
+        closed.extend(subnet.take_in(validator, &view).closed);
+    }
+    let report = check(&plan, &subnet, closed, LAST + 1).await.unwrap();
+    subnet.stop().await;
+
+    let newcomer = |cycle: u64| report.cycles[usize::try_from(cycle).unwrap()].validators.last();
+    let first = newcomer(JOINS.0 + 1).unwrap();
+    assert!(says(first, "resynced"), "{:?}", first.degradations);
+    assert_eq!(first.weight_extrinsics.len(), 1, "{:?}", first.degradations);
+    let last = &report.cycles.last().unwrap().validators;
+    for validator in last {
+        assert!(!says(validator, "merge_failed"), "{:?}", validator.degradations);
+        assert!(!says(validator, "merge_partial"), "{:?}", validator.degradations);
+        assert_eq!(validator.model_hash, last[0].model_hash);
         assert_eq!(validator.committed_hash, validator.model_hash);
     }
 }

@@ -239,6 +239,7 @@ impl Member {
             block_hash: "ab".repeat(32),
             elapsed_ms: 0,
             stake: 1,
+            absent: Vec::new(),
         }
     }
 

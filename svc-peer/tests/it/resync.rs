@@ -22,13 +22,14 @@ async fn a_validator_that_missed_a_merge_gets_the_very_files_of_those_that_made_
     let mut all = members(&[1, 2, LATE]).await;
     let merging = hotkeys(&all[..2]);
     join_all(all.iter_mut().map(Member::start)).await;
-    let merges = all[..2].iter().map(|m| m.merge(m.request(&merging, &[miner(11, GOOD.0, 1.0)])));
+    let merges = all[..2].iter().map(|m| {
+        let mut request = m.request(&merging, &[miner(11, GOOD.0, 1.0)]);
+        request.absent = vec![hotkey(LATE).to_string()];
+        m.merge(request)
+    });
     let merged = join_all(merges).await;
     assert_eq!(outcome(&merged[0]), "merged", "{}", merged[0].detail);
     let model = merged[0].model.clone().unwrap();
-    for member in &all[..2] {
-        name(member, &model, &[hotkey(LATE)]).await;
-    }
 
     let late = &all[2];
     let holders: Vec<_> = merging.iter().map(|holder| (holder.clone(), 5)).collect();

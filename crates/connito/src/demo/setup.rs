@@ -67,6 +67,8 @@ pub struct Plan {
     pub otlp_endpoint: Option<String>,
     /// Place of the validator that lies, where one does.
     pub liar: Option<usize>,
+    /// Whether the last validator begins with nothing, when it is told to ([`super::Subnet::join`]).
+    pub late: bool,
     /// Validators: UIDs from 0 on.
     pub validators: Vec<Player>,
     /// Miners: the UIDs after them.
@@ -103,6 +105,7 @@ impl Plan {
             block_time: Duration::from_millis(args.block_time),
             processes: args.processes,
             otlp_endpoint: args.otlp_endpoint.clone(),
+            late: false,
             liar: args.liar.then(|| usize::from(args.validators.saturating_sub(1))),
             validators: (0..args.validators).map(|n| player("validator", n, n)).collect(),
             miners: (0..args.miners).map(|n| player("miner", n, args.validators + n)).collect(),

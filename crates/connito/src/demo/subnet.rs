@@ -52,6 +52,8 @@ pub struct Subnet {
     hosts: Vec<Host>,
     redis: Option<RedisServer>,
     heard: mpsc::Receiver<Watched>,
+    tell: mpsc::Sender<Watched>,
+    shutdown: Shutdown,
     watchers: Vec<Watcher>,
     miners: Shutdown,
     /// When it is looked whether every validator still runs, however much there is to hear.
@@ -75,32 +77,14 @@ impl Subnet {
             true => Some(RedisServer::start().await?),
             false => None,
         };
-        for player in &plan.validators {
+        let there = plan.validators.len() - usize::from(plan.late);
+        for player in plan.validators.iter().take(there) {
             import(&plan, player).await?;
         }
-        let mut ports = Vec::new();
-        for _ in &plan.validators {
-            ports.push(Ports::free()?);
-        }
         let chain = start_chain(&plan).await?;
-        let mut hosts = Vec::new();
-        for (n, (player, ports)) in plan.validators.iter().zip(ports).enumerate() {
-            let store = match &redis {
-                Some(redis) => redis.url(),
-                None => format!("memory://{}", player.folder.display()),
-            };
-            let config = setup::validator_config(&plan, player, &ports, &chain.url(), &store);
-            tokio::fs::write(player.folder.join("connito.toml"), config).await?;
-            let lies = plan.liar == Some(n);
-            hosts.push(Host::start(player, ports, plan.processes, lies, &shutdown).await?);
-        }
 
         let (tell, heard) = mpsc::channel(HEARD);
         let (said, mut saying) = mpsc::channel(HEARD);
-        let miners = shutdown.child();
-        for (n, player) in plan.miners.iter().enumerate() {
-            start_miner(&plan, n, player, &chain.url(), said.clone(), &miners).await?;
-        }
         let forward = tell.clone();
         shutdown.spawn(async move {
             while let Some(said) = saying.recv().await {
@@ -109,13 +93,38 @@ impl Subnet {
                 }
             }
         });
-        for (n, host) in hosts.iter().enumerate() {
-            let watching = watch(n, host.ports.scheduler(), tell.clone(), shutdown.child());
-            shutdown.spawn(watching);
-        }
         let watchers = plan.validators.iter().map(|_| Watcher::default()).collect();
         let rounds = tokio::time::interval(Duration::from_secs(1));
-        Ok(Self { chain, plan, hosts, redis, heard, watchers, miners, rounds })
+        let (hosts, miners) = (Vec::new(), shutdown.child());
+        let mut subnet =
+            Self { chain, plan, hosts, redis, heard, tell, shutdown, watchers, miners, rounds };
+        for _ in 0..there {
+            subnet.join().await?;
+        }
+        let Self { plan, chain, miners, .. } = &subnet;
+        for (n, player) in plan.miners.iter().enumerate() {
+            start_miner(plan, n, player, &chain.url(), said.clone(), miners).await?;
+        }
+        Ok(subnet)
+    }
+
+    /// Starts the next validator.
+    pub async fn join(&mut self) -> anyhow::Result<()> {
+        let (n, plan) = (self.hosts.len(), &self.plan);
+        let player = plan.validators.get(n).context("everybody is there")?;
+        let ports = Ports::free()?;
+        let store = match &self.redis {
+            Some(redis) => redis.url(),
+            None => format!("memory://{}", player.folder.display()),
+        };
+        let config = setup::validator_config(plan, player, &ports, &self.chain.url(), &store);
+        tokio::fs::write(player.folder.join("connito.toml"), config).await?;
+        let lies = plan.liar == Some(n);
+        let host = Host::start(player, ports, plan.processes, lies, &self.shutdown).await?;
+        let url = host.ports.scheduler();
+        self.shutdown.spawn(watch(n, url, self.tell.clone(), self.shutdown.child()));
+        self.hosts.push(host);
+        Ok(())
     }
 
     /// The next thing heard. An error when a validator has ended.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DegradationKind, FrozenValidator, ModelRef, Policy, Rejection, Reply, Round, Stage, State,
-    Submission, degradation::bounded,
+    DegradationKind, Frozen, FrozenValidator, ModelRef, Policy, Rejection, Reply, Round, Stage,
+    State, Submission, degradation::bounded,
 };
 use crate::{BlockHash, BlockNumber, GlobalVersion, Hotkey, Phase, RoundId};
 
@@ -30,6 +30,10 @@ pub struct MergePlan {
     /// Hash of the frozen block; none in a state of before it was kept.
     #[serde(default)]
     pub block_hash: Option<BlockHash>,
+    /// Those of the validator set who do not take part, since they have set no weights lately: new ones,
+    /// and ones that were away. They may ask for models, or they would never be back.
+    #[serde(default)]
+    pub absent: Vec<Hotkey>,
 }
 
 impl MergePlan {
@@ -245,7 +249,17 @@ pub(super) fn plan(round: &Round, me: &Hotkey, policy: &Policy) -> MergePlan {
             .collect(),
         stakes: [own].into_iter().chain(validators().map(stake)).collect(),
         block_hash: frozen.map(|frozen| frozen.inputs.block_hash),
+        absent: frozen.map(|frozen| absent(frozen, me, policy)).unwrap_or_default(),
     }
+}
+
+/// Others of the validator set who are no validators of the round.
+fn absent(frozen: &Frozen, me: &Hotkey, policy: &Policy) -> Vec<Hotkey> {
+    let set = policy.validator_set();
+    let present = |hotkey: &Hotkey| frozen.validators.iter().any(|one| one.hotkey == *hotkey);
+    let neurons = frozen.inputs.metagraph.neurons.iter().filter(|neuron| set.contains(neuron));
+    let others = neurons.map(|neuron| &neuron.hotkey).filter(|hotkey| *hotkey != me);
+    others.filter(|hotkey| !present(hotkey)).cloned().collect()
 }
 
 pub(super) fn on_merged(

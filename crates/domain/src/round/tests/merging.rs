@@ -50,6 +50,25 @@ fn a_validator_that_is_none_of_the_rounds_still_says_what_it_has_at_stake() {
 }
 
 #[test]
+fn who_has_set_no_weights_lately_takes_no_part_and_may_ask_for_the_model() {
+    const AWAY: u8 = 3;
+    let mut state = fresh();
+    blocks(&mut state, first(Phase::Submission));
+    let mut inputs = inputs();
+    inputs.metagraph.block = BlockNumber(1000);
+    inputs.metagraph.neurons.iter_mut().for_each(|n| n.last_update = BlockNumber(999));
+    let away = Neuron { last_update: BlockNumber(0), ..neuron(100, AWAY, true) };
+    let miner = Neuron { last_update: BlockNumber(0), ..neuron(101, 4, false) };
+    inputs.metagraph.neurons.extend([away, miner]);
+    run(&mut state, Event::Frozen { round: id(), branch: 0, inputs: Box::new(inputs) });
+    blocks(&mut state, first(Phase::Merge));
+    let plan = plan(&state);
+    assert!(!plan.stakes.contains_key(&key(AWAY)));
+    assert_eq!(plan.validators.iter().map(|(hotkey, _)| hotkey).collect::<Vec<_>>(), [&key(OTHER)]);
+    assert_eq!(plan.absent, [key(AWAY)]);
+}
+
+#[test]
 fn a_merge_that_took_everybody_in_is_no_degradation_and_keeps_its_figures() {
     let influence = Influence {
         hotkey: key(OTHER),
