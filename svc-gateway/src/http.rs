@@ -5,6 +5,7 @@
 //! answered is read on for a moment, so that it sees the answer and not a reset.
 
 use std::{
+    future::poll_fn,
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     sync::Arc,
@@ -14,6 +15,7 @@ use std::{
 
 use axum::{Router, body::Body, extract::Request};
 use bytes::Bytes;
+use futures::FutureExt as _;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -35,6 +37,7 @@ use crate::{
     outgoing::Outgoing,
     pace::Taking,
     places::{Place, Places},
+    round_robin::RoundRobin,
     wire::{Lane, Wire},
 };
 
@@ -107,6 +110,7 @@ struct Server {
     router: Router,
     stall: Duration,
     least_rate: u64,
+    round_robin: RoundRobin,
     shutdown: Shutdown,
 }
 
@@ -119,7 +123,8 @@ impl Server {
             .max_buf_size(READ)
             .max_headers(MAX_HEADERS);
         let (stall, least_rate) = (config.idle_timeout, config.min_download_rate);
-        Self { http, router, stall, least_rate, shutdown }
+        let round_robin = RoundRobin::default();
+        Self { http, router, stall, least_rate, round_robin, shutdown }
     }
 
     /// A server that answers everything with this refusal.
@@ -147,6 +152,7 @@ impl Server {
         let visitor = place.map(Place::visitor);
         let lane = Arc::new(Lane::default());
         let wire = Wire::new(stream, Arc::clone(&lane));
+        let (sending, round_robin) = (Arc::clone(&lane), self.round_robin);
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let linger = shutdown.clone();
             let mut request: Request =
@@ -155,18 +161,23 @@ impl Server {
             if let Some(visitor) = &visitor {
                 request.extensions_mut().insert(visitor.clone());
             }
-            let (answer, lane) = (router.clone().oneshot(request), Arc::clone(&lane));
-            async move { answer.await.map(|response| Outgoing::of(response, &lane)) }
+            let answer = router.clone().oneshot(request);
+            let (lane, round_robin) = (Arc::clone(&lane), round_robin.clone());
+            async move { answer.await.map(|response| Outgoing::of(response, &lane, &round_robin)) }
         });
         let io = TokioIo::new(Taking::new(wire, self.stall, self.least_rate));
         let mut connection = pin!(self.http.serve_connection(io, service));
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = self.shutdown.cancelled() => {
+        let mut stopping = pin!(self.shutdown.cancelled().fuse());
+        let ended = poll_fn(|context| {
+            if stopping.as_mut().poll(context).is_ready() {
                 connection.as_mut().graceful_shutdown();
-                connection.await
             }
-        };
+            let ended = connection.as_mut().poll(context);
+            // It waits for something now, maybe for a client that takes nothing.
+            sending.end_turn();
+            ended
+        })
+        .await;
         if let Err(error) = ended {
             debug!(%peer, %error, "a connection ended early");
         }

@@ -32,6 +32,7 @@ mod range;
 mod receipt;
 mod refusals;
 mod report;
+mod round_robin;
 mod routes;
 mod signed;
 mod sound;

@@ -22,7 +22,10 @@ use rustix::{
 };
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use crate::wire::{Lane, PIECE, Piece, Sending};
+use crate::{
+    round_robin::{RoundRobin, Turns},
+    wire::{Lane, PIECE, Piece, Sending},
+};
 
 /// How far apart the bytes are by which it is told whether a piece is in memory: the kernel reads ahead
 /// about as much.
@@ -52,19 +55,23 @@ pub(crate) enum Outgoing {
 pub(crate) struct FileBody {
     part: FilePart,
     lane: Arc<Lane>,
-    /// A piece has been given, and it is the others' turn.
-    given: bool,
+    turns: Turns,
     /// The next piece is being read into the kernel's memory.
     warming: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl Outgoing {
-    /// The answer with its body, for the connection that has this `lane`.
-    pub(crate) fn of(mut response: Response, lane: &Arc<Lane>) -> axum::http::Response<Self> {
+    /// The answer with its body, for the connection that has this `lane`. Files take their turns.
+    pub(crate) fn of(
+        mut response: Response,
+        lane: &Arc<Lane>,
+        round_robin: &RoundRobin,
+    ) -> axum::http::Response<Self> {
         let part = response.extensions_mut().remove::<FilePart>();
         response.map(|made| match part {
             Some(part) => {
-                Self::File(FileBody { part, lane: Arc::clone(lane), given: false, warming: None })
+                let (lane, turns) = (Arc::clone(lane), round_robin.turns());
+                Self::File(FileBody { part, lane, turns, warming: None })
             }
             None => Self::Made(made),
         })
@@ -107,13 +114,14 @@ impl HttpBody for Outgoing {
 
 impl FileBody {
     fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Piece>>> {
-        let Self { part, lane, given, warming } = self;
+        let Self { part, lane, turns, warming } = self;
         if part.len == 0 {
             return Poll::Ready(None);
         }
-        if std::mem::take(given) {
-            // Else a fast client has megabytes before others get theirs. Those that read one file side by side
-            // find it in the processor's caches: sixteen of them were nearly twice as fast for it.
+        if lane.has_turn() {
+            // Has sent a piece: others come first. It asks again before its turn ends, and so stands behind all who
+            // asked; where nobody did, other tasks of this thread go on.
+            let _again = ready!(turns.poll_next(context));
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -129,10 +137,11 @@ impl FileBody {
                 return Poll::Ready(Some(Err(error)));
             }
         }
-        let piece = lane.piece(Arc::clone(&part.from), part.start, len);
+        lane.begin_turn(ready!(turns.poll_next(context)));
+        let more = part.len > len as u64 && turns.nobody_waits();
+        let piece = lane.piece(Arc::clone(&part.from), part.start, len, more);
         part.start += len as u64;
         part.len -= len as u64;
-        *given = true;
         Poll::Ready(Some(Ok(piece)))
     }
 }
@@ -140,12 +149,18 @@ impl FileBody {
 /// Whether the kernel need not wait for a disk to read this: as far as single bytes tell.
 fn is_in_memory(file: &File, start: u64, len: usize) -> bool {
     let last = len.saturating_sub(1);
-    (0..len).step_by(PROBE).chain([last]).all(|at| {
+    for at in (0..len).step_by(PROBE).chain([last]) {
         let mut byte = [0];
         let into = &mut [IoSliceMut::new(&mut byte)];
-        // A file system that can't tell says so, and an error shows when it is sent.
-        preadv2(file, into, start + at as u64, ReadWriteFlags::NOWAIT) != Err(Errno::AGAIN)
-    })
+        match preadv2(file, into, start + at as u64, ReadWriteFlags::NOWAIT) {
+            Err(Errno::AGAIN) => return false,
+            // The file system can't tell.
+            Err(Errno::OPNOTSUPP) => return true,
+            // An error shows when it is sent.
+            _ => {}
+        }
+    }
+    true
 }
 
 /// Reads this, and has the kernel begin with what comes next. May wait for a disk.

@@ -20,13 +20,14 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use rustix::fs::sendfile;
+use rustix::{fs::sendfile, net::sockopt::set_tcp_cork};
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
 };
+use tracing::debug;
 
-use crate::{app::Slot, metrics};
+use crate::{app::Slot, metrics, round_robin::Turn};
 
 /// Most bytes of a file in one [`Piece`].
 pub(crate) const PIECE: usize = 1 << 20;
@@ -58,6 +59,10 @@ struct Inner {
     sent: usize,
     /// Set when the count did not come out.
     broken: bool,
+    /// The kernel sends nothing but full segments.
+    corked: bool,
+    /// It is this connection's turn.
+    turn: Option<Turn>,
 }
 
 #[derive(Debug)]
@@ -65,15 +70,51 @@ struct Part {
     from: Arc<Sending>,
     offset: u64,
     left: usize,
+    /// Another one follows at once.
+    more: bool,
+}
+
+impl Inner {
+    /// Whether a segment that is not full waits for what follows. One at the end of each piece costs the
+    /// client a wake-up and an acknowledgement; but where others have their turn first, it would wait for them.
+    fn cork(&mut self, socket: &TcpStream, corked: bool) {
+        if self.corked != corked {
+            match set_tcp_cork(socket, corked) {
+                Ok(()) => self.corked = corked,
+                Err(error) => debug!(%error, "TCP_CORK could not be set"),
+            }
+        }
+    }
 }
 
 impl Lane {
-    /// Puts at most [`PIECE`] bytes of the file at the end of the lane. The piece must be handed to the
-    /// connection that has this lane, in this order.
-    pub(crate) fn piece(self: &Arc<Self>, from: Arc<Sending>, offset: u64, len: usize) -> Piece {
+    /// Puts at most [`PIECE`] bytes of the file at the end of the lane; `more` says that others of it follow
+    /// at once. The piece must be handed to the connection that has this lane, in this order.
+    pub(crate) fn piece(
+        self: &Arc<Self>,
+        from: Arc<Sending>,
+        offset: u64,
+        len: usize,
+        more: bool,
+    ) -> Piece {
         let left = len.min(PIECE);
-        self.lock().parts.push_back(Part { from, offset, left });
+        self.lock().parts.push_back(Part { from, offset, left, more });
         Piece::File(FilePiece { lane: Arc::clone(self), left })
+    }
+
+    /// It is this connection's turn, until [`Lane::end_turn`].
+    pub(crate) fn begin_turn(&self, turn: Turn) {
+        self.lock().turn = Some(turn);
+    }
+
+    pub(crate) fn has_turn(&self) -> bool {
+        self.lock().turn.is_some()
+    }
+
+    /// Lets others have their turn: no later than when the connection waits for anything.
+    pub(crate) fn end_turn(&self) {
+        let turn = self.lock().turn.take();
+        drop(turn);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -108,7 +149,11 @@ impl Lane {
         part.offset += sent as u64;
         part.left = part.left.saturating_sub(sent);
         if part.left == 0 {
+            let more = part.more;
             inner.parts.pop_front();
+            if !more {
+                inner.cork(socket, false);
+            }
         }
         inner.sent += sent;
         metrics::download_bytes(sent as u64);
@@ -182,9 +227,14 @@ impl Wire {
         }
     }
 
-    fn check(&self) -> io::Result<()> {
-        if self.lane.lock().broken {
+    /// Before anything is written.
+    fn begin(&self) -> io::Result<()> {
+        let mut inner = self.lane.lock();
+        if inner.broken {
             return Err(io::Error::other("a placeholder was copied; nothing more is sent"));
+        }
+        if inner.parts.front().is_some_and(|part| part.more) {
+            inner.cork(&self.socket, true);
         }
         Ok(())
     }
@@ -211,7 +261,7 @@ impl AsyncWrite for Wire {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.check()?;
+        self.begin()?;
         if is_placeholder(bytes) {
             return self.poll_send(context, bytes.len());
         }
@@ -223,7 +273,7 @@ impl AsyncWrite for Wire {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.check()?;
+        self.begin()?;
         let mut filled = slices.iter().skip_while(|slice| slice.is_empty());
         if let Some(first) = filled.next().filter(|slice| is_placeholder(slice)) {
             return self.poll_send(context, first.len());

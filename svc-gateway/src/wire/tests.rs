@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 
+use rustix::net::sockopt::tcp_cork;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -50,11 +51,11 @@ async fn bytes_and_parts_of_files_arrive_in_their_order() {
     });
     let pieces = vec![
         Piece::Bytes(Bytes::from_static(b"head")),
-        lane.piece(Arc::clone(&from), 5, PIECE),
+        lane.piece(Arc::clone(&from), 5, PIECE, true),
         Piece::Bytes(Bytes::new()),
-        lane.piece(Arc::clone(&from), 0, 10),
+        lane.piece(Arc::clone(&from), 0, 10, false),
         Piece::Bytes(Bytes::from_static(b"between")),
-        lane.piece(from, 2_000_000, 1_000_000),
+        lane.piece(from, 2_000_000, 1_000_000, false),
     ];
     write_all(&mut wire, pieces).await.unwrap();
     drop(wire);
@@ -70,7 +71,7 @@ async fn a_placeholder_that_was_copied_is_not_sent() {
     let (socket, mut theirs) = connected().await;
     let lane = Arc::new(Lane::default());
     let mut wire = Wire::new(socket, Arc::clone(&lane));
-    let mut piece = lane.piece(from, 0, 8);
+    let mut piece = lane.piece(from, 0, 8, false);
     // As a writer would that gathers small buffers in a large one.
     let copy = piece.copy_to_bytes(8);
     wire.write_all(&copy).await.unwrap_err();
@@ -86,7 +87,28 @@ async fn a_file_that_became_shorter_ends_the_connection() {
     let (socket, _theirs) = connected().await;
     let lane = Arc::new(Lane::default());
     let mut wire = Wire::new(socket, Arc::clone(&lane));
-    let piece = lane.piece(from, 5, 100);
+    let piece = lane.piece(from, 5, 100, false);
     let error = write_all(&mut wire, vec![piece]).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+}
+
+#[tokio::test]
+async fn short_segments_wait_while_more_follows_and_never_longer() {
+    const HEAD: &[u8] = b"head";
+    let content = vec![7; 2000];
+    let from = sending(&content).await;
+    let (socket, mut theirs) = connected().await;
+    let lane = Arc::new(Lane::default());
+    let mut wire = Wire::new(socket, Arc::clone(&lane));
+    let corked = |wire: &Wire| tcp_cork(&wire.socket).unwrap();
+    let more =
+        vec![Piece::Bytes(Bytes::from_static(HEAD)), lane.piece(Arc::clone(&from), 0, 1000, true)];
+    write_all(&mut wire, more).await.unwrap();
+    assert!(corked(&wire));
+    let last = lane.piece(from, 1000, 1000, false);
+    write_all(&mut wire, vec![last]).await.unwrap();
+    assert!(!corked(&wire));
+    let mut all = vec![0; HEAD.len() + content.len()];
+    theirs.read_exact(&mut all).await.unwrap();
+    assert!(all == [HEAD, &content].concat());
 }

@@ -254,6 +254,28 @@ async fn requests_behind_each_other_on_one_connection_get_their_own_bytes() {
 }
 
 #[tokio::test]
+async fn clients_that_take_nothing_hold_up_nobody_else() {
+    let config = Config { max_downloads_per_address: 1000, ..patient() };
+    let world = World::with(&[], config).await;
+    let whole = content(4);
+    swap(&world, 101, &whole).await;
+    // More than may send at a time.
+    let many = 2 * std::thread::available_parallelism().unwrap().get() + 2;
+    let mut stalled = Vec::new();
+    for _ in 0..many {
+        stalled.push(ask(&world, "").await);
+    }
+    for _ in 0..2 {
+        let taking = ask(&world, "Connection: close\r\n").await;
+        assert!(taking.read_to_end().await.unwrap() == whole);
+    }
+    // And they go on where they stood.
+    for mut answer in stalled {
+        assert!(answer.read(LEN).await == whole);
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_takes_nothing_loses_its_place() {
     let limit = Duration::from_millis(500);
     let config = Config { idle_timeout: limit, max_downloads: 1, ..patient() };
