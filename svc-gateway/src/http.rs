@@ -179,8 +179,23 @@ impl Server {
         })
         .await;
         if let Err(error) = ended {
-            debug!(%peer, %error, "a connection ended early");
+            match unreadable(&error) {
+                Some(reason) => {
+                    debug!(%peer, %error, reason, "a request could not be read");
+                    metrics::connection_refused(reason);
+                }
+                None => debug!(%peer, %error, "a connection ended early"),
+            }
         }
+    }
+}
+
+/// Why hyper read no request. It has answered that itself: 400, 414 or 431 without a body.
+fn unreadable(error: &hyper::Error) -> Option<&'static str> {
+    match error {
+        error if error.is_parse_too_large() => Some("header_too_large"),
+        error if error.is_parse() => Some("not_http"),
+        _ => None,
     }
 }
 

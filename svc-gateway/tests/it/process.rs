@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, time::Duration};
 
 use testkit::{OtlpReceiver, Process, Running, unused_addr};
-use tokio::io::AsyncWriteExt as _;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 use crate::common::{Miner, World};
 
@@ -91,4 +94,29 @@ async fn a_process_killed_in_mid_upload_has_left_nothing_after_its_restart() {
     let _process = start(&world, http, None).await;
     assert!(world.traces().is_empty());
     assert_eq!(world.submit_honestly(&miner).await.status(), 200);
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_answered_by_a_status_and_counted_by_its_reason() {
+    let world = World::new(&[]).await;
+    let (http, admin) = (unused_addr().unwrap(), unused_addr().unwrap());
+    let process = Process::new(PROGRAM).env("CONNITO_GATEWAY_ADMIN_ADDR", admin.to_string());
+    let _process = start_as(&world, http, process).await;
+    let long = format!("GET /ping HTTP/1.1\r\nX-Long: {}\r\n\r\n", "a".repeat(1 << 20));
+    let cases = [("EHLO miner\r\n\r\n", "400", "not_http"), (&long, "431", "header_too_large")];
+    for (sent, status, reason) in cases {
+        let mut stream = TcpStream::connect(http).await.unwrap();
+        // It may be answered before it is sent to its end.
+        let _ = stream.write_all(sent.as_bytes()).await;
+        let mut answer = vec![0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(String::from_utf8(answer).unwrap(), format!("HTTP/1.1 {status}"));
+        let counted = format!(r#"gateway_connections_refused_total{{why="{reason}"}} 1"#);
+        world
+            .until("it is counted", || async {
+                let metrics = reqwest::get(format!("http://{admin}/metrics")).await.unwrap();
+                metrics.text().await.unwrap().lines().any(|line| line == counted)
+            })
+            .await;
+    }
 }
