@@ -1,8 +1,8 @@
 //! Whose turn it is to send a piece of a file.
 //!
 //! As many connections send at a time as there are processors; the others come in the order in which they asked,
-//! and who has sent asks again. Downloads that go on side by side so stay within few pieces of each other: of
-//! one file they send what is in the processor's caches, or has just come from the disk.
+//! and who has sent asks again. Downloads that go on side by side so stay within few pieces of each other, and
+//! find a file that they share in the processor's caches.
 
 use std::{
     sync::Arc,

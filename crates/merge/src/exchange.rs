@@ -15,6 +15,18 @@ pub const MAX_STATEMENTS: usize = 256;
 /// written in any sensible way, they fit into a message of twice the length.
 pub const MAX_BYTES: usize = 1 << 20;
 
+/// How many statements go into one exchange: the first of those with these lengths, in bytes to sign. The
+/// rest is new the next time. Any one of them fits, as nothing in a statement is longer than it may be.
+pub(crate) fn room(lengths: impl IntoIterator<Item = usize>) -> usize {
+    let mut left = MAX_BYTES;
+    let fits = |length: &usize| {
+        let rest = left.checked_sub(*length);
+        left = rest.unwrap_or(0);
+        rest.is_some()
+    };
+    lengths.into_iter().take(MAX_STATEMENTS).take_while(fits).count()
+}
+
 /// Statements, and what the sender has of the receiver. The answer to one is one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -52,4 +64,20 @@ impl Exchange<Verified> {
 
 pub(crate) fn names(digests: Vec<Digest>) -> Digest {
     Bytes::new("names").list(&digests, |bytes, digest| bytes.digest(digest)).hash()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exchange_ends_at_its_most_statements_or_before_its_most_bytes() {
+        assert_eq!(room([]), 0);
+        assert_eq!(room([1; MAX_STATEMENTS + 1]), MAX_STATEMENTS);
+        assert_eq!(room([MAX_BYTES, 1]), 1);
+        assert_eq!(room([MAX_BYTES / 4; 9]), 4);
+        assert_eq!(room([MAX_BYTES / 4 + 1; 9]), 3);
+        // Their order stays: nothing small overtakes what is too large for this one.
+        assert_eq!(room([MAX_BYTES - 1, 2, 1]), 1);
+    }
 }

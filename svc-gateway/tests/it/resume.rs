@@ -255,12 +255,19 @@ async fn requests_behind_each_other_on_one_connection_get_their_own_bytes() {
 
 #[tokio::test]
 async fn clients_that_take_nothing_hold_up_nobody_else() {
-    let config = Config { max_downloads_per_address: 1000, ..patient() };
+    // More than may send at a time.
+    let many = 2 * std::thread::available_parallelism().unwrap().get() + 2;
+    let config = Config {
+        max_downloads: many + 1,
+        max_downloads_per_address: many + 1,
+        max_connections_per_address: 2 * many,
+        max_connections: 10 * many,
+        idle_timeout: Duration::from_secs(600),
+        ..patient()
+    };
     let world = World::with(&[], config).await;
     let whole = content(4);
     swap(&world, 101, &whole).await;
-    // More than may send at a time.
-    let many = 2 * std::thread::available_parallelism().unwrap().get() + 2;
     let mut stalled = Vec::new();
     for _ in 0..many {
         stalled.push(ask(&world, "").await);

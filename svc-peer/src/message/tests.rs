@@ -1,7 +1,7 @@
 use domain::{ExpertGroup, ModelHash};
 use merge::{
-    Choice, Claim, Gradient, MAX_ITEMS, MAX_ROSTER, MAX_TEXT, Offer, PROTOCOL, Said, Signed, Slice,
-    Stage, Statement, Terms,
+    Choice, Claim, Gradient, MAX_BYTES, MAX_ITEMS, MAX_ROSTER, MAX_TEXT, Offer, PROTOCOL, Said,
+    Signed, Slice, Stage, Statement, Terms,
 };
 use proptest::prelude::*;
 
@@ -298,6 +298,26 @@ fn more_than_anything_honest_names_the_field() {
     many.statements = vec![many.statements[0].clone(); MAX_STATEMENTS + 1];
     assert_eq!(refused_field(&many), "statements");
     assert_eq!(reason(Exchange::open(&vec![0; MAX_BODY + 1], &[0; 64])), "malformed");
+}
+
+#[test]
+fn as_much_as_goes_into_an_exchange_fits_into_a_message() {
+    let digest = Digest([0xff; 32]);
+    let contributors = vec![hotkey(1); MAX_ROSTER];
+    let (group, most) = (digest, u16::MAX);
+    let largest = [
+        offer("x".repeat(MAX_TEXT)),
+        Statement::Slice(Slice { group, slice: most, attempt: most, contributors, chunks: digest }),
+        Statement::Vouch(vec![digest; MAX_ITEMS]),
+        Statement::Ready(Choice { stage: Stage::Result(digest), items: vec![digest; MAX_ITEMS] }),
+    ];
+    for what in largest {
+        let one = said(1, what);
+        let count = (MAX_BYTES / one.said.bytes().len()).min(MAX_STATEMENTS);
+        assert!(count > 0);
+        let body = exchange(envelope(1, 2), vec![one; count]).encode();
+        assert!(body.len() <= MAX_BODY, "{count} statements take {} bytes", body.len());
+    }
 }
 
 #[test]

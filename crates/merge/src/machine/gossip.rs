@@ -8,7 +8,7 @@ use domain::Hotkey;
 use crate::{
     bytes::Digest,
     event::Command,
-    exchange::{Exchange, MAX_BYTES, MAX_STATEMENTS, names},
+    exchange::{Exchange, MAX_STATEMENTS, names, room},
     machine::{Machine, counting::unanimity_name},
     statement::{Slot, Stage, Statement, Verified},
 };
@@ -135,14 +135,9 @@ impl Machine {
                 && (same || !self.is_about_slices(one, result.as_ref()))
                 && self.is_told(one, &names)
         });
-        let mut room = MAX_BYTES;
-        let fits = |one: &&Verified| {
-            let left = room.checked_sub(one.said().bytes().len());
-            room = left.unwrap_or(room);
-            left.is_some()
-        };
-        // What does not fit is new the next time.
-        new.take(MAX_STATEMENTS).take_while(fits).cloned().collect()
+        let mut new: Vec<_> = new.take(MAX_STATEMENTS).cloned().collect();
+        new.truncate(room(new.iter().map(|one| one.said().bytes().len())));
+        new
     }
 
     fn is_about_slices(&self, one: &Verified, unanimity: Option<&Digest>) -> bool {
